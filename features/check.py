@@ -1,0 +1,118 @@
+"""Summaries of a feature file, with and without its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from features.sizes import format_bytes, parse_bytes
+from features.spec import FeatureSet, Sequence, SizedTable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from features.schema import FeatureSchema
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class TableSummary:
+    """A logical table in numbers.
+
+    Attributes:
+        name: Of the table.
+        scheme: Of the table.
+        readers: Features that read it.
+        rows: None where only data says.
+        dim: Width of a row.
+        num_bytes: Of 32-bit parameters; None where only data says.
+    """
+
+    name: str
+    scheme: str
+    readers: tuple[str, ...]
+    rows: int | None
+    dim: int
+    num_bytes: int | None
+
+
+def fit_file(feature_set: FeatureSet, data_dir: Path) -> FeatureSchema:
+    """Scan, split and fit.
+
+    Raises:
+        DataError: with what is wrong in the data.
+    """
+    from features.fit import fit_schema
+    from features.sources import scan_events
+    from features.split import assign_split
+
+    return fit_schema(feature_set, assign_split(feature_set, scan_events(feature_set, data_dir)))
+
+
+def table_summaries(
+    feature_set: FeatureSet, schema: FeatureSchema | None
+) -> tuple[TableSummary, ...]:
+    """Every logical table.
+
+    Args:
+        feature_set: Names the tables.
+        schema: Says how many ids there are; None: rows of full tables stay open.
+    """
+    found = []
+    for name, table in feature_set.resolved_tables().items():
+        assert table.dim is not None, "resolved"
+        readers = [f for f in feature_set.embedded if feature_set.table_of(f.name) == name]
+        owners = [f.name for f in readers if getattr(f, "like", None) is None]
+        rows = num_bytes = None
+        if isinstance(table, SizedTable) and table.budget is not None:
+            num_bytes = parse_bytes(table.budget)
+            rows = num_bytes // (table.dim * FLOAT_BYTES)
+        elif isinstance(table, SizedTable):
+            rows = table.rows
+        elif schema is not None:
+            rows = sum(schema.num_ids(owner) or 0 for owner in owners)
+        if rows is not None and num_bytes is None:
+            num_bytes = rows * table.dim * FLOAT_BYTES
+        names = tuple(reader.name for reader in readers)
+        found.append(TableSummary(name, table.scheme, names, rows, table.dim, num_bytes))
+    return tuple(found)
+
+
+def report(feature_set: FeatureSet, schema: FeatureSchema | None) -> list[Table]:
+    """Tables to print: the features, and the tables that they read."""
+    from rich.table import Table
+
+    features = Table("feature", "kind", "from", "table", title="Features", title_justify="left")
+    features.add_column("ids", justify="right")
+    for feature in feature_set.features:
+        if isinstance(feature, Sequence):
+            origin, table = f"last {feature.max_length} of {', '.join(feature.columns)}", ""
+        else:
+            origin = feature.expr or feature.source_column
+            is_embedded = feature in feature_set.embedded
+            table = feature_set.table_of(feature.name) if is_embedded else ""
+        features.add_row(
+            feature.name, feature.kind, origin, table, _ids(schema, feature.name, table)
+        )
+    tables = Table("table", "scheme", "read by", title="Tables", title_justify="left")
+    for column in ("rows", "dim", "bytes"):
+        tables.add_column(column, justify="right")
+    for summary in table_summaries(feature_set, schema):
+        tables.add_row(
+            summary.name,
+            summary.scheme,
+            ", ".join(summary.readers),
+            "from data" if summary.rows is None else f"{summary.rows:,}",
+            str(summary.dim),
+            "from data" if summary.num_bytes is None else format_bytes(summary.num_bytes),
+        )
+    return [features, tables] if tables.rows else [features]
+
+
+def _ids(schema: FeatureSchema | None, feature: str, table: str) -> str:
+    if schema is None or not table:
+        return ""
+    num_ids = schema.num_ids(feature)
+    return "63-bit hash" if num_ids is None else f"{num_ids:,}"

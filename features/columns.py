@@ -1,0 +1,41 @@
+"""Names of the columns that encoded data carries beside the features; raw data may not use them."""
+
+ROW = "_row"
+"""Position in the event log, over all its files, from 0."""
+SPLIT = "_split"
+"""'train', 'val', 'test', or null for an event that belongs to none."""
+USER = "_user"
+"""Row of the user's history."""
+POSITION = "_position"
+"""Number of the user's events before this one."""
+WEIGHT = "_weight"
+"""Weight of the example in the loss."""
+LABEL_PREFIX = "_label."
+"""Followed by the label's name: 0.0 or 1.0, null where the label's `where` does not hold."""
+ENTITY_PREFIX = "_entity."
+"""Followed by user, item or time: the raw column of that role."""
+KEEP_PREFIX = "_keep."
+"""Followed by the name of a sequence with a `where`: whether it holds for the event."""
+
+RESERVED_PREFIX = "_"
+SPLITS = ("train", "val", "test")
+
+
+def label_column(name: str) -> str:
+    """The encoded column of a label."""
+    return LABEL_PREFIX + name
+
+
+def entity_column(role: str) -> str:
+    """The raw column of user, item or time in encoded data."""
+    return ENTITY_PREFIX + role
+
+
+def keep_column(sequence: str) -> str:
+    """Whether an event may enter the sequence; only where the sequence has a `where`."""
+    return KEEP_PREFIX + sequence
+
+
+def sequence_column(sequence: str, of: str) -> str:
+    """The key of one of a sequence's aligned columns."""
+    return f"{sequence}.{of}"

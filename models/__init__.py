@@ -1,0 +1,9 @@
+"""Architectures, one per file: embedded fields in, logits or vectors out."""
+
+from models.bert4rec import BERT4Rec as BERT4Rec
+from models.dcnv2 import DCNv2 as DCNv2
+from models.deepfm import DeepFM as DeepFM
+from models.dlrm import DLRM as DLRM
+from models.sasrec import SASRec as SASRec
+
+__all__ = ["DLRM", "BERT4Rec", "DCNv2", "DeepFM", "SASRec"]

@@ -1,0 +1,1 @@
+"""The engine: tables, training, checkpoints, export and scoring."""

@@ -1,0 +1,34 @@
+"""`python -m recsys VERB`: what is done beside training."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+VERBS = {
+    "doctor": ("recsys.doctor", "check the installation and the machine"),
+    "simulate": ("recsys.data.simulate", "write a click log whose true probabilities are known"),
+    "export": ("recsys.export", "turn a checkpoint into a bundle"),
+    "score": ("recsys.score", "score raw Parquet with a bundle"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb; gives the exit code."""
+    if not arguments or arguments[0] not in VERBS:
+        asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help")
+        stream = sys.stdout if asked_for_help else sys.stderr
+        if arguments and not asked_for_help:
+            print(f"recsys: no such verb, got {arguments[0]!r}; allowed:", file=stream)
+        else:
+            print("usage: python -m recsys VERB [-h] ...", file=stream)
+        for verb, (_, purpose) in VERBS.items():
+            print(f"  {verb:<10} {purpose}", file=stream)
+        return 0 if asked_for_help else 2
+    # Imported only now: scoring must not load the training code.
+    module = import_module(VERBS[arguments[0]][0])
+    return module.main(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""What an exported bundle is: a directory that scores raw Parquet without the training code.
+
+manifest.json          task, labels, fingerprints, versions, a hash of every file
+schema/                the fitted feature schema
+tables.safetensors     rows of all tables and parameters of their schemes
+model.pt2              everything after the tables, as a torch.export program
+card.md                the same for people
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from features.errors import SchemaMismatchError
+from features.schema import FeatureSchema
+from features.storage import load_schema
+
+FORMAT = 1
+MANIFEST, SCHEMA, TABLES, MODEL, CARD = (
+    "manifest.json",
+    "schema",
+    "tables.safetensors",
+    "model.pt2",
+    "card.md",
+)
+
+
+@dataclass(frozen=True)
+class BundleManifest:
+    """What a bundle holds, readable without torch.
+
+    Attributes:
+        task: `ranking` gives a probability per label and event, `sequence` items per user.
+        labels: Names of the probabilities.
+        sequence: Key of the sequence that a sequence model reads.
+        objective: How a sequence model was trained: `next` or `cloze`.
+        max_length: Longest sequence that it reads.
+        schema_fingerprint: Of the schema.
+        step: Optimiser steps behind it.
+        metrics: As logged by the checkpoint.
+        versions: Of the libraries that wrote it.
+        files: SHA-256 of every other file.
+        format: Version of this layout.
+    """
+
+    task: Literal["ranking", "sequence"]
+    labels: tuple[str, ...]
+    schema_fingerprint: str
+    step: int
+    metrics: Mapping[str, float]
+    versions: Mapping[str, str]
+    sequence: str | None = None
+    objective: Literal["next", "cloze"] | None = None
+    max_length: int | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def write_manifest(bundle: Path, manifest: BundleManifest) -> None:
+    """Hash every file of a bundle and write its manifest."""
+    found = sorted(f for f in bundle.rglob("*") if f.is_file())
+    files = {f.relative_to(bundle).as_posix(): sha256(f) for f in found}
+    content: dict[str, Any] = {**asdict(manifest), "files": files}
+    (bundle / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_bundle(bundle: Path) -> tuple[BundleManifest, FeatureSchema]:
+    """Manifest and schema of a bundle whose files are whole.
+
+    Raises:
+        SchemaMismatchError: it is no bundle, of a newer layout, or a file is missing or changed.
+    """
+    file = bundle / MANIFEST
+    if not file.is_file():
+        raise SchemaMismatchError(
+            f"{bundle}: is no bundle, got no {MANIFEST} in it; make one with "
+            f"`python -m recsys export RUN --out BUNDLE`"
+        )
+    content = json.loads(file.read_text())
+    if content.get("format") != FORMAT:
+        raise SchemaMismatchError(
+            f"{file}: unknown format, got {content.get('format')}; allowed {FORMAT}; read it with "
+            f"the version that wrote it: {content.get('versions')}"
+        )
+    mistakes = [
+        f"{bundle / name}: is not the file that was exported, got {found}; export again"
+        for name, digest in content["files"].items()
+        if (found := _found(bundle / name, digest)) is not None
+    ]
+    if mistakes:
+        raise SchemaMismatchError(mistakes)
+    manifest = BundleManifest(**{**content, "labels": tuple(content["labels"])})
+    return manifest, load_schema(bundle / SCHEMA)
+
+
+def sha256(file: Path) -> str:
+    """Digest of a file's bytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _found(file: Path, digest: str) -> str | None:
+    if not file.is_file():
+        return "none"
+    return None if sha256(file) == digest else "other bytes"

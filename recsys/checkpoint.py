@@ -1,0 +1,236 @@
+"""Checkpoints: a directory with every rank's tensors (torch.distributed.checkpoint) and a manifest.
+
+    manifest.json   what it is: step, epoch, data position, schema fingerprint, tables, versions
+    schema/         the fitted feature schema
+    trainer.pt      state of loops, callbacks and schedulers, small and the same on every rank
+    .metadata, *.distcp   tensors, under `model.`, `fused.` and `dense.` names
+
+It can be read whole on one process without a process group, whatever wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from features.errors import CheckpointMismatchError
+from features.schema import FeatureSchema
+from features.storage import load_schema, save_schema
+
+FORMAT = 1
+MODEL, FUSED, DENSE = "model.", "fused.", "dense."
+_VERSIONED = ("torch", "torchrec", "lightning")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint holds, readable without torch.
+
+    Attributes:
+        step: Optimiser steps taken.
+        epoch: Epoch in progress.
+        batch_in_epoch: Batches of it already used.
+        schema_fingerprint: Of the schema beside it.
+        config: The run's configuration, as JSON.
+        metrics: Last logged values.
+        tables: Rows and width of every physical table.
+        versions: Of the libraries that wrote it.
+        format: Version of this layout.
+    """
+
+    step: int
+    epoch: int
+    batch_in_epoch: int
+    schema_fingerprint: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(
+        default_factory=lambda: {name: version(name) for name in _VERSIONED}
+    )
+    format: int = FORMAT
+
+
+def write_checkpoint(
+    directory: Path,
+    *,
+    tensors: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    manifest: Manifest,
+    schema: FeatureSchema,
+) -> None:
+    """Write a checkpoint; every rank calls it. It appears under its name only when complete.
+
+    Args:
+        directory: Where it is to lie; one that is there is replaced.
+        tensors: By name; sharded ones are written by the ranks that have them.
+        trainer: Whatever else the trainer needs to go on.
+        manifest: Describes it.
+        schema: The schema it was trained under.
+    """
+    partial = directory.with_name(directory.name + ".partial")
+    if _rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    _barrier()
+    dcp.save(
+        dict(tensors), storage_writer=FileSystemWriter(partial), no_dist=not dist.is_initialized()
+    )
+    if _rank() == 0:
+        torch.save(dict(trainer), partial / "trainer.pt")
+        save_schema(schema, partial / "schema")
+        (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+        _replace(partial, directory)
+    _barrier()
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a checkpoint.
+
+    Raises:
+        CheckpointMismatchError: there is no checkpoint there, or one of a newer layout.
+    """
+    file = directory / "manifest.json"
+    if not file.is_file():
+        raise CheckpointMismatchError(
+            f"{directory}: is no checkpoint, got no manifest.json in it; give the directory of a "
+            f"checkpoint, such as runs/NAME/checkpoints/last.ckpt"
+        )
+    fields = json.loads(file.read_text())
+    if fields.get("format") != FORMAT:
+        raise CheckpointMismatchError(
+            f"{directory}: unknown checkpoint format, got {fields.get('format')}; allowed "
+            f"{FORMAT}; read it with the version that wrote it: {fields.get('versions')}"
+        )
+    fields["tables"] = {name: tuple(size) for name, size in fields["tables"].items()}
+    return Manifest(**fields)
+
+
+def read_schema(directory: Path) -> FeatureSchema:
+    """The schema a checkpoint was trained under."""
+    return load_schema(directory / "schema")
+
+
+def read_trainer_state(directory: Path) -> dict[str, Any]:
+    """What the trainer needs to go on."""
+    return torch.load(directory / "trainer.pt", weights_only=True)
+
+
+def load_tensors(directory: Path, tensors: Mapping[str, Any]) -> None:
+    """Fill tensors in place from a checkpoint, resharding as needed; every rank calls it.
+
+    Args:
+        directory: The checkpoint.
+        tensors: By the names they were saved under.
+
+    Raises:
+        CheckpointMismatchError: names or shapes differ; all differences are listed.
+    """
+    check_shapes(directory, tensors)
+    dcp.load(
+        dict(tensors), storage_reader=FileSystemReader(directory), no_dist=not dist.is_initialized()
+    )
+
+
+def read_tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
+    """Whole tensors of a checkpoint under a prefix, by the rest of their name; no process group.
+
+    Args:
+        directory: The checkpoint.
+        prefix: One of `MODEL`, `FUSED`, `DENSE`.
+    """
+    whole = {
+        name: torch.empty(meta.size, dtype=meta.properties.dtype)
+        for name, meta in _tensor_metadata(directory).items()
+        if name.startswith(prefix)
+    }
+    with _alone_without_warning():
+        dcp.load(dict(whole), storage_reader=FileSystemReader(directory), no_dist=True)
+    return {name.removeprefix(prefix): tensor for name, tensor in whole.items()}
+
+
+def check_shapes(directory: Path, tensors: Mapping[str, Any]) -> None:
+    """Compare names and shapes with those of a checkpoint.
+
+    Raises:
+        CheckpointMismatchError: they differ; all differences are listed.
+    """
+    saved = {
+        name: tuple(meta.size)
+        for name, meta in _tensor_metadata(directory).items()
+        if any(name.startswith(_prefix(wanted)) for wanted in tensors)
+    }
+    wanted = {name: tuple(tensor.size()) for name, tensor in tensors.items()}
+    mistakes = [
+        f"{directory}: {name}: is of another shape, got {list(saved[name])} in the checkpoint; "
+        f"the model has {list(shape)}"
+        for name, shape in wanted.items()
+        if name in saved and saved[name] != shape
+    ]
+    mistakes += [
+        f"{directory}: {name}: is not in the checkpoint" for name in wanted.keys() - saved.keys()
+    ]
+    mistakes += [
+        f"{directory}: {name}: is not in the model" for name in saved.keys() - wanted.keys()
+    ]
+    if mistakes:
+        mistakes.append("take the configuration and feature file the checkpoint was made with")
+        raise CheckpointMismatchError(mistakes)
+
+
+def _prefix(name: str) -> str:
+    return name[: name.index(".") + 1]
+
+
+def _tensor_metadata(directory: Path) -> dict[str, TensorStorageMetadata]:
+    metadata = FileSystemReader(directory).read_metadata().state_dict_metadata
+    return {k: v for k, v in metadata.items() if isinstance(v, TensorStorageMetadata)}
+
+
+def _replace(partial: Path, directory: Path) -> None:
+    """Put a complete directory in the place of an older one."""
+    if directory.is_symlink():
+        directory.unlink()
+    elif directory.exists():
+        old = directory.with_name(directory.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        directory.rename(old)
+        partial.rename(directory)
+        shutil.rmtree(old)
+        return
+    partial.rename(directory)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _is_alone() -> bool:
+    return not dist.is_initialized()
+
+
+@contextmanager
+def _alone_without_warning() -> Iterator[None]:
+    """Without a process group is how export reads; torch warns of it each time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,1 @@
+"""From raw Parquet to the batches of a rank."""

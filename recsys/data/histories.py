@@ -1,0 +1,147 @@
+"""Events of every user in order, as flat memory-mapped arrays: a history is a slice of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from recsys.data.rows import Array, ranges
+
+OFFSETS = "offsets.npy"
+TRAIN_LENGTHS = "train_lengths.npy"
+VALUES = "values"
+
+
+class Histories:
+    """The histories below one directory, opened without reading them.
+
+    The events of history row u are `values(feature)[offsets[u] : offsets[u + 1]]`, oldest first,
+    ties in time in the order of the file.
+
+    Args:
+        path: Directory that `HistoryWriter` made.
+
+    Attributes:
+        offsets: Start of each history row, and the end of the last.
+        train_lengths: How many events of each history train; -1 where others lie between them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offsets: NDArray[np.int64] = _open(path / OFFSETS)
+        self.train_lengths: NDArray[np.int64] = _open(path / TRAIN_LENGTHS)
+        self._values = {file.stem: _open(file) for file in sorted((path / VALUES).glob("*.npy"))}
+
+    def __reduce__(self) -> tuple[type[Histories], tuple[Path]]:
+        """Travels between processes as its path."""
+        return type(self), (self.path,)
+
+    def __len__(self) -> int:
+        """Number of history rows."""
+        return len(self.offsets) - 1
+
+    def values(self, feature: str) -> Array:
+        """The ids of one feature for all events of all users."""
+        return self._values[feature]
+
+    def slice(
+        self,
+        users_B: NDArray[np.int64],
+        ends_B: NDArray[np.int64],
+        *,
+        features: Sequence[str],
+        max_length: int | None = None,
+    ) -> tuple[list[Array], NDArray[np.int64]]:
+        """The events of each user before a position, oldest first.
+
+        Args:
+            users_B: History rows.
+            ends_B: Number of events before the position, at most the length of the history.
+            features: What to read of each event.
+            max_length: Keeps the most recent events. None: all.
+
+        Returns:
+            Packed ids of each feature, and lengths_B.
+        """
+        begins_B = self.offsets[users_B]
+        assert np.all(ends_B <= self.offsets[users_B + 1] - begins_B), "position outside a history"
+        lengths_B = ends_B if max_length is None else np.minimum(ends_B, max_length)
+        index_L = ranges(begins_B + ends_B - lengths_B, lengths_B)
+        return [self._values[feature][index_L] for feature in features], lengths_B
+
+
+class HistoryWriter:
+    """Fills the flat arrays of one `Histories` directory, a range of history rows at a time.
+
+    Args:
+        path: Directory to make.
+        lengths: Number of events of each history row.
+        dtypes: By feature.
+    """
+
+    def __init__(
+        self, path: Path, *, lengths: NDArray[np.int64], dtypes: dict[str, np.dtype[Any]]
+    ) -> None:
+        (path / VALUES).mkdir(parents=True)
+        self._offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        np.save(path / OFFSETS, self._offsets)
+        self._arrays = {
+            name: _create(path / VALUES / f"{name}.npy", dtype, int(self._offsets[-1]))
+            for name, dtype in dtypes.items()
+        }
+        self.features = tuple(dtypes)
+        self._train_lengths = _create(path / TRAIN_LENGTHS, np.dtype(np.int64), len(lengths))
+
+    def write(
+        self,
+        first: int,
+        stop: int,
+        *,
+        values: dict[str, Array],
+        is_train: NDArray[np.bool_],
+    ) -> None:
+        """Write history rows first ... stop - 1.
+
+        Args:
+            first: First history row.
+            stop: History row after the last.
+            values: By feature: ids of all their events, in order.
+            is_train: Whether each event trains.
+        """
+        begin, end = self._offsets[first], self._offsets[stop]
+        for name, array in self._arrays.items():
+            array[begin:end] = values[name]
+        offsets = self._offsets[first : stop + 1] - begin
+        self._train_lengths[first:stop] = train_prefixes(offsets, is_train)
+
+    def close(self) -> None:
+        """Write everything to disk."""
+        for array in (*self._arrays.values(), self._train_lengths):
+            array.flush()
+
+
+def train_prefixes(offsets: NDArray[np.int64], is_train: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number of training events of each history; -1 where they are not its first events.
+
+    Args:
+        offsets: Start of each history in `is_train`, and the end of the last.
+        is_train: Of every event.
+    """
+    before = np.concatenate([[0], np.cumsum(is_train, dtype=np.int64)])
+    counts = before[offsets[1:]] - before[offsets[:-1]]
+    in_prefix = before[offsets[:-1] + counts] - before[offsets[:-1]]
+    return np.where(in_prefix == counts, counts, -1)
+
+
+def _create(path: Path, dtype: np.dtype[Any], length: int) -> np.memmap:
+    return open_memmap(path, mode="w+", dtype=dtype, shape=(length,))
+
+
+def _open(path: Path) -> Any:
+    """A plain array over the mapped file: indexing a np.memmap gives slow np.memmaps."""
+    return np.asarray(np.load(path, mmap_mode="r"))

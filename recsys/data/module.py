@@ -1,0 +1,201 @@
+"""The data of a run, for Lightning."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning import LightningDataModule
+
+from features.errors import DataError, RunConfigError
+from features.load import load_feature_set
+from features.schema import FeatureSchema
+from features.spec import FeatureSet, Sequence
+from recsys.data.collate import Collate, RankingCollate
+from recsys.data.epochs import EpochLoader
+from recsys.data.loader import BatchLoader, check_sizes
+from recsys.data.protocol import protocol_name
+from recsys.data.sequences import (
+    ItemSequence,
+    SequenceEvaluationCollate,
+    SequenceTrainingCollate,
+    check_training_events,
+    evaluation_source,
+    training_source,
+)
+from recsys.data.sources import ParquetSource, RowSource
+from recsys.data.store import EncodedStore, prepare
+
+
+class RecsysData(LightningDataModule):
+    """Examples and histories of one feature set, as batches for each rank.
+
+    Args:
+        features: Feature file.
+        data_dir: Directory of the raw files; `~` and `${VARIABLE}` are replaced.
+        batch_size: Examples, or users, of a training step, over all ranks.
+        eval_batch_size: The same for validation and test. None: as in training.
+        task: `ranking` reads examples with labels, `sequence` whole histories.
+        num_workers: Processes per rank that make batches. 0: a thread does.
+        seed: Of the order of training rows.
+        store: Directory of encoded data, which is built once and found again.
+        num_lanes: Ranges of the training rows that are read at once; a multiple of the number of
+            ranks.
+        max_memory_gib: Memory for rows while encoded data is built.
+
+    Attributes:
+        features_file: Where the feature set was read.
+        feature_set: What the person wrote.
+        data_dir: Directory of the raw files.
+        train_loader: What the last `train_dataloader()` gave; None before.
+    """
+
+    def __init__(
+        self,
+        features: str,
+        data_dir: str,
+        *,
+        batch_size: int,
+        eval_batch_size: int | None = None,
+        task: Literal["ranking", "sequence"] = "ranking",
+        num_workers: int = 0,
+        seed: int = 0,
+        store: str = "runs/store",
+        num_lanes: int = 8,
+        max_memory_gib: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.features_file = expand_path(features, key="features")
+        self.feature_set: FeatureSet = load_feature_set(self.features_file)
+        self.data_dir = expand_path(data_dir, key="data_dir")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.task: Literal["ranking", "sequence"] = task
+        self.num_workers = num_workers
+        self.seed = seed
+        self.num_lanes = num_lanes
+        self._store_root = expand_path(store, key="store")
+        self._max_memory_bytes = int(max_memory_gib * 2**30)
+        self._store: EncodedStore | None = None
+
+    @property
+    def store(self) -> EncodedStore:
+        """The encoded data; the first call checks, then builds or finds it.
+
+        Raises:
+            FeatureConfigError: the feature set does not fit the task.
+            RunConfigError: the batch sizes do not divide.
+            DataError: the data does not fit the feature set, or the split the task.
+        """
+        if self._store is None:
+            check_sizes(self.batch_size, self.num_lanes, world_size=1, training=True)
+            items = ItemSequence.of(self.feature_set) if self.task == "sequence" else None
+            store = prepare(
+                self.feature_set,
+                self.data_dir,
+                self._store_root,
+                max_memory_bytes=self._max_memory_bytes,
+            )
+            if items is not None:
+                check_training_events(store, items)
+            self._store = store
+        return self._store
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """What the data is encoded with."""
+        return self.store.schema
+
+    def prepare_data(self) -> None:
+        """Build the encoded data, once per machine."""
+        _ = self.store
+
+    def train_dataloader(self) -> EpochLoader:
+        """Batches of this rank, shuffled anew each epoch."""
+        if self.task == "sequence":
+            items = ItemSequence.of(self.feature_set)
+            source: RowSource = training_source(self.store, items)
+            collate: Collate = SequenceTrainingCollate(self.store, items)
+        else:
+            source, collate = self._ranking("train")
+        loader = self._loader(source, collate, training=True)
+        if not loader.num_rows:
+            raise DataError(
+                f"{self.data_dir}: no training rows, got 0; allowed 1 and more; "
+                f"look at split, sources.events.where and label.where in the feature file"
+            )
+        return EpochLoader(loader)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Validation batches of this rank, in file order."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        """Test batches of this rank, in file order."""
+        return self._evaluation("test")
+
+    def has_split(self, split: str) -> bool:
+        """Whether there is an example to evaluate."""
+        return self.store.manifest.rows[split] > 0
+
+    def describe(self) -> dict[str, Any]:
+        """What a report must name: the protocol and the data."""
+        manifest = self.store.manifest
+        return {
+            "protocol": protocol_name(self.feature_set, task=self.task),
+            "data_fingerprint": manifest.data_fingerprint,
+            "schema_fingerprint": manifest.schema_fingerprint,
+            "rows": manifest.rows,
+        }
+
+    # ------------------------------------------------------------------------------ inside
+    def _evaluation(self, split: str) -> BatchLoader:
+        if self.task == "sequence":
+            items = ItemSequence.of(self.feature_set)
+            source = evaluation_source(self.store, items, split=split)
+            collate: Collate = SequenceEvaluationCollate(self.store, items)
+        else:
+            source, collate = self._ranking(split)
+        return self._loader(source, collate, training=False)
+
+    def _ranking(self, split: str) -> tuple[ParquetSource, RankingCollate]:
+        sequences = self.feature_set.of_kind(Sequence)
+        histories = {s.name: self.store.histories_of(s) for s in sequences}
+        collate = RankingCollate(self.schema, histories=histories)
+        files = self.store.example_files(split)
+        return ParquetSource(files, columns=collate.columns), collate
+
+    def _loader(self, source: RowSource, collate: Collate, *, training: bool) -> BatchLoader:
+        return BatchLoader(
+            source,
+            collate=collate,
+            batch_size=self.batch_size if training else self.eval_batch_size,
+            training=training,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+            num_lanes=self.num_lanes,
+            num_workers=self.num_workers,
+        )
+
+
+def expand_path(text: str, *, key: str) -> Path:
+    """Replace `~` and `${VARIABLE}`.
+
+    Args:
+        text: As in the run's configuration.
+        key: Where it stands there, for the message.
+
+    Raises:
+        RunConfigError: a variable is not set.
+    """
+    missing = [n for n in re.findall(r"\$\{?(\w+)\}?", text) if n not in os.environ]
+    if missing:
+        raise RunConfigError(
+            f"data.{key}: the variable {name} is not set, got {text!r}; "
+            f"allowed a path; do `export {name}=DIRECTORY`"
+            for name in missing
+        )
+    return Path(os.path.expandvars(text)).expanduser()

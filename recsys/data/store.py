@@ -1,0 +1,212 @@
+"""The encoded store: examples and histories on disk, built once per feature set and data.
+
+<root>/<key>/manifest.json
+             schema/                       the fitted schema
+             users.parquet                 raw user id by history row
+             examples/{train,val,test}/    Parquet, in row groups
+             histories/                    flat arrays, see `Histories`
+             histories/filtered/NAME/      those of a sequence with a `where`
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import xxhash
+from filelock import FileLock
+
+from features.errors import DataError
+from features.schema import FeatureSchema
+from features.sources import source_files
+from features.spec import FeatureSet, Sequence
+from features.storage import load_schema, save_schema
+from recsys.data.building import build
+from recsys.data.fingerprint import fingerprint_files
+from recsys.data.histories import Histories
+from recsys.data.layout import (
+    EXAMPLES,
+    HISTORIES,
+    SCHEMA,
+    USERS,
+    dense_features,
+    filtered_path,
+)
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store says of itself.
+
+    Attributes:
+        format_version: Of this layout.
+        schema_fingerprint: Of the schema its examples are encoded with.
+        data_fingerprint: Of the raw files.
+        rows: Examples by split.
+        labels: Names of the targets.
+        dense: Dense and vector features, in the order of `Batch.dense_BN`.
+        file_bytes: Size of every file.
+    """
+
+    format_version: int
+    schema_fingerprint: str
+    data_fingerprint: str
+    rows: dict[str, int]
+    labels: list[str]
+    dense: list[str]
+    file_bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class EncodedStore:
+    """A complete store. `prepare` makes one, `open` finds one.
+
+    Attributes:
+        path: Its directory.
+        manifest: What it holds.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path) -> EncodedStore:
+        """Open a store after checking that no file is missing or cut short.
+
+        Raises:
+            DataError: it is not whole, or of another format.
+        """
+        try:
+            manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path}: {MANIFEST} cannot be read, got {error}; {_MEND}") from error
+        if manifest.format_version != FORMAT_VERSION:
+            raise DataError(
+                f"{path}: store of another format, got {manifest.format_version}; "
+                f"allowed {FORMAT_VERSION}; {_MEND}"
+            )
+        found = file_bytes(path)
+        mistakes = [
+            f"{path}: {name} is damaged, got {found.get(name, 'no file')}; "
+            f"allowed {size} bytes; {_MEND}"
+            for name, size in manifest.file_bytes.items()
+            if found.get(name) != size
+        ]
+        if mistakes:
+            raise DataError(mistakes)
+        return cls(path, manifest)
+
+    @cached_property
+    def schema(self) -> FeatureSchema:
+        """The schema all ids in the store belong to."""
+        return load_schema(self.path / SCHEMA)
+
+    @cached_property
+    def histories(self) -> Histories | None:
+        """All events of every user; None where there is no user column."""
+        path = self.path / HISTORIES
+        return Histories(path) if path.is_dir() else None
+
+    @property
+    def users_file(self) -> Path:
+        """Parquet file with the raw id of every history row."""
+        return self.path / USERS
+
+    def histories_of(self, sequence: Sequence) -> Histories:
+        """The events of every user that a sequence may contain."""
+        if sequence.where:
+            return Histories(filtered_path(self.path, sequence.name))
+        assert self.histories is not None, "sequences need a user column"
+        return self.histories
+
+    def example_files(self, split: str) -> list[Path]:
+        """Parquet files of a split, in order; none where the split is empty."""
+        return sorted((self.path / EXAMPLES / split).glob("part-*.parquet"))
+
+
+_MEND = "delete it, and it is built again"
+
+
+def prepare(
+    feature_set: FeatureSet,
+    data_dir: Path,
+    store_root: Path,
+    *,
+    max_memory_bytes: int = 4 << 30,
+) -> EncodedStore:
+    """Find the store of a feature set and its data, or build it.
+
+    Any number of processes may call this at once: one builds, the others wait for it.
+
+    Args:
+        feature_set: What to encode.
+        data_dir: Directory of the raw files.
+        store_root: Directory of all stores.
+        max_memory_bytes: Memory that building may use for rows; larger data is cut by user.
+
+    Raises:
+        DataError: the data does not fit the feature set.
+    """
+    data_fingerprint = fingerprint_files(
+        source_files(feature_set, data_dir), cache=store_root / "fingerprints.json"
+    )
+    identity = f"{FORMAT_VERSION}|{feature_set.model_dump_json()}|{data_fingerprint}"
+    path = store_root / xxhash.xxh3_64_hexdigest(identity.encode())
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            try:
+                return EncodedStore.open(path)
+            except DataError as error:
+                _log.warning("the store is built again: %s", error)
+                shutil.rmtree(path)
+        started = time.monotonic()
+        unfinished = path.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        schema, rows = build(feature_set, data_dir, unfinished, max_memory_bytes=max_memory_bytes)
+        write_manifest(unfinished, schema, rows=rows, data_fingerprint=data_fingerprint)
+        os.replace(unfinished, path)
+        _log.info("built %s in %.1f s: %s examples", path, time.monotonic() - started, rows)
+    return EncodedStore.open(path)
+
+
+def write_manifest(
+    path: Path, schema: FeatureSchema, *, rows: dict[str, int], data_fingerprint: str
+) -> EncodedStore:
+    """Complete a store whose rows are written.
+
+    Args:
+        path: The store.
+        schema: What its rows are encoded with.
+        rows: Examples by split.
+        data_fingerprint: Of the raw files.
+    """
+    save_schema(schema, path / SCHEMA)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        schema_fingerprint=schema.fingerprint(),
+        data_fingerprint=data_fingerprint,
+        rows=rows,
+        labels=list(schema.feature_set.labels),
+        dense=[f.name for f in dense_features(schema.feature_set)],
+        file_bytes=file_bytes(path),
+    )
+    (path / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
+    return EncodedStore(path, manifest)
+
+
+def file_bytes(path: Path) -> dict[str, int]:
+    """Size of every file below a store, but for the manifest."""
+    files = sorted(f for f in path.rglob("*") if f.is_file() and f.name != MANIFEST)
+    return {f.relative_to(path).as_posix(): f.stat().st_size for f in files}

@@ -1,0 +1,223 @@
+"""A checkpoint becomes a bundle: `python -m recsys export RUN --out BUNDLE`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jsonargparse import ArgumentParser
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.export import Dim
+
+import models  # noqa: F401  so that a configuration can name them
+from features.errors import RecsysError, RunConfigError
+from features.storage import save_schema
+from recsys.bundle import CARD, MODEL, SCHEMA, TABLES, BundleManifest, write_manifest
+from recsys.checkpoint import MODEL as MODEL_TENSORS
+from recsys.checkpoint import Manifest, read_manifest, read_schema, read_tensors
+from recsys.nn.tokens import is_last
+from recsys.protocols import SequenceEncoder
+from recsys.tables.config import TablesConfig
+from recsys.training.ranking import RankingTask
+from recsys.training.sequence import SequenceTask
+from recsys.training.task import Task
+from recsys.types import Embedded, Jagged
+
+_VERSIONED = ("recsys", "torch", "torchrec", "polars", "polars-hash")
+
+
+def export(checkpoint: Path, bundle: Path) -> None:
+    """Write a bundle; it appears under its name only when complete.
+
+    Args:
+        checkpoint: Directory of a checkpoint.
+        bundle: Directory to make.
+
+    Raises:
+        RunConfigError: the bundle exists already.
+        CheckpointMismatchError: the checkpoint does not fit its own configuration.
+    """
+    if bundle.exists():
+        raise RunConfigError(
+            f"--out: exists already, got {bundle}; give another name, or remove it"
+        )
+    manifest = read_manifest(checkpoint)
+    task = load_task(checkpoint, manifest)
+    partial = bundle.with_name(bundle.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_schema(task.schema, partial / SCHEMA)
+    save_file(embedder_tensors(task), partial / TABLES)
+    torch.export.save(_program(task), partial / MODEL)
+    described = _describe(task, manifest)
+    (partial / CARD).write_text(_card(described, task, checkpoint=checkpoint))
+    write_manifest(partial, described)
+    partial.rename(bundle)
+
+
+def load_task(checkpoint: Path, manifest: Manifest) -> Task:
+    """The trained model of a checkpoint, whole and on the CPU, in evaluation mode.
+
+    Args:
+        checkpoint: Directory of a checkpoint.
+        manifest: Its manifest.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Task, "model")
+    task = cast(
+        Task, parser.instantiate(parser.parse_object({"model": manifest.config["model"]})).model
+    )
+    # One process holds every table, so none needs to be a sharded one.
+    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize)
+    task.build(read_schema(checkpoint))
+    task.load_state_dict(_whole_names(read_tensors(checkpoint, MODEL_TENSORS)))
+    return task.eval()
+
+
+def _whole_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the replicated form, for tables that were sharded."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        if parts[0] == "embedder" and parts[-1] == "weight" and "collection" in parts:
+            name = f"embedder.replicated.weights.{parts[-2]}"
+        renamed[name] = tensor
+    return renamed
+
+
+def embedder_tensors(task: Task) -> dict[str, Tensor]:
+    """What the embedder of the bundle is filled with."""
+    return {name: t.contiguous() for name, t in task.embedder.state_dict().items()}
+
+
+# ------------------------------------------------------------------------------- the program
+class RankingProgram(nn.Module):
+    """Fields and dense features in, probabilities out."""
+
+    def __init__(self, task: RankingTask) -> None:
+        super().__init__()
+        self.ranker = task.ranker
+        self.names = [k for k, r in task.embedder.readers.items() if r.pooling != "none"]
+
+    def forward(self, fields: list[Tensor], dense_BN: Tensor) -> Tensor:
+        """Give probabilities (B, T)."""
+        by_name = dict(zip(self.names, fields, strict=True))
+        return self.ranker(Embedded(fields=by_name, sequences={}, dense_BN=dense_BN)).sigmoid()
+
+
+class SequenceProgram(nn.Module):
+    """Item vectors of histories in, scores of the catalogue out."""
+
+    def __init__(self, task: SequenceTask) -> None:
+        super().__init__()
+        self.encoder = task.encoder
+
+    def forward(
+        self, values_LD: Tensor, lengths_B: Tensor, is_last_L: Tensor, items_VD: Tensor
+    ) -> Tensor:
+        """Give scores (B, V) of what comes after each history."""
+        encoder = cast(SequenceEncoder, self.encoder)
+        items = Jagged(values_LD, lengths_B)
+        if encoder.objective == "cloze":
+            items = encoder.mask(items, is_last_L)
+        last_BD = encoder(items)[lengths_B.cumsum(0) - 1]
+        ids_V = torch.arange(items_VD.shape[0], device=items_VD.device)
+        return encoder.score(last_BD, items_VD, ids_V)
+
+
+def _program(task: Task) -> torch.export.ExportedProgram:
+    batch = Dim("batch", min=1)
+    if isinstance(task, RankingTask):
+        program = RankingProgram(task).eval()
+        widths = task.embedder.widths
+        num_dense = task.layout.num_dense
+        fields = [torch.zeros(2, widths[name]) for name in program.names]
+        arguments: tuple[Any, ...] = (fields, torch.zeros(2, num_dense))
+        shapes: Any = ([{0: batch} for _ in fields], {0: batch})
+        return torch.export.export(program, arguments, dynamic_shapes=shapes)
+    assert isinstance(task, SequenceTask)
+    tokens = Dim("tokens", min=1)
+    lengths_B = torch.tensor([2, 3])
+    width = task.embedder.widths[task.key]
+    items_VD = torch.zeros(task.num_items, width)
+    arguments = (torch.zeros(5, width), lengths_B, is_last(lengths_B), items_VD)
+    shapes = ({0: tokens}, {0: batch}, {0: tokens}, {})
+    program = SequenceProgram(task).eval()
+    return torch.export.export(program, arguments, dynamic_shapes=shapes)
+
+
+# ------------------------------------------------------------------------------ description
+def _describe(task: Task, manifest: Manifest) -> BundleManifest:
+    described = BundleManifest(
+        task=task.reads,
+        labels=task.layout.labels if isinstance(task, RankingTask) else (),
+        schema_fingerprint=manifest.schema_fingerprint,
+        step=manifest.step,
+        metrics=dict(manifest.metrics),
+        versions={name: version(name) for name in _VERSIONED},
+    )
+    if isinstance(task, SequenceTask):
+        objective = cast(SequenceEncoder, task.encoder).objective
+        described = replace(
+            described, sequence=task.key, objective=objective, max_length=task.max_length
+        )
+    return described
+
+
+def _card(manifest: BundleManifest, task: Task, *, checkpoint: Path) -> str:
+    """The card, in Markdown."""
+    model = task.ranker if isinstance(task, RankingTask) else task.encoder
+    sizes = task.table_sizes().items()
+    rows = "\n".join(
+        f"| {name} | {rows:,} | {dim} | {rows * dim * 4:,} |" for name, (rows, dim) in sizes
+    )
+    metrics = "\n".join(f"| {k} | {v:.5f} |" for k, v in sorted(manifest.metrics.items()))
+    names = "\n".join(f"- {f.name} ({f.kind})" for f in task.schema.feature_set.features)
+    outputs = ", ".join(manifest.labels) or "items per user, best first"
+    return (
+        f"# {type(model).__name__}\n\n"
+        f"Gives: {outputs}. From run {checkpoint.parent.parent.name}, step {manifest.step}.\n\n"
+        f"    python -m recsys score BUNDLE DATA --out SCORES\n\n"
+        f"Schema fingerprint `{manifest.schema_fingerprint}`.\n\n"
+        f"## Features\n\n{names}\n\n"
+        f"## Tables\n\n| table | rows | width | bytes |\n|---|---|---|---|\n{rows}\n\n"
+        f"## Metrics logged with the checkpoint\n\n| metric | value |\n|---|---|\n{metrics}\n"
+    )
+
+
+def resolve_checkpoint(run: Path) -> Path:
+    """A run's best checkpoint, or the checkpoint itself.
+
+    Raises:
+        RunConfigError: there is none.
+    """
+    for candidate in (run / "checkpoints" / "best.ckpt", run):
+        if (candidate / "manifest.json").is_file():
+            return candidate
+    raise RunConfigError(
+        f"RUN: has no checkpoint, got {run}; allowed the folder of a run with "
+        f"checkpoints/best.ckpt, or of a checkpoint; train first with `python train.py fit -c ...`"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; gives the exit code."""
+    parser = argparse.ArgumentParser("python -m recsys export", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run or of a checkpoint")
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
+    options = parser.parse_args(arguments)
+    try:
+        export(resolve_checkpoint(options.run), options.out)
+    except RecsysError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"exported {options.out}")
+    return 0

@@ -1,0 +1,1 @@
+"""Layers: they know tensors, and nothing of features, tables or training."""

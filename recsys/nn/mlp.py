@@ -1,0 +1,49 @@
+"""The perceptron that most rankers end in.
+
+B examples · C input width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Layers of Linear, batch norm (if asked), ReLU, dropout (if asked).
+
+    Args:
+        in_width: Width of the input.
+        widths: Width of each layer; without any the input passes through.
+        dropout: Share of activations set to zero after each ReLU.
+        batch_norm: Whether each linear layer is followed by batch normalisation.
+
+    Attributes:
+        out_width: Width of the output.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        *,
+        widths: Sequence[int],
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in widths:
+            layers.append(nn.Linear(in_width, width))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(width))
+            layers.append(nn.ReLU())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            in_width = width
+        self.layers = nn.Sequential(*layers)
+        self.out_width = in_width
+
+    def forward(self, inputs_BC: Tensor) -> Tensor:
+        """Give the activations of the last layer."""
+        return self.layers(inputs_BC)

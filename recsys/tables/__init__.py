@@ -1,0 +1,1 @@
+"""Logical tables of the feature file -> physical TorchRec tables, and their lookup."""

@@ -1,0 +1,35 @@
+"""How tables are stored and updated: the run's choice, not the feature file's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Sharding = Literal["table_wise", "row_wise", "column_wise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedOptimizer:
+    """Optimiser of the sharded tables; it runs inside the backward pass, on looked-up rows only."""
+
+    name: Literal["adagrad", "rowwise_adagrad", "sgd", "adam"] = "adagrad"
+    """Update rule; adam needs a GPU, since fbgemm has no CPU kernel for it."""
+    lr: float = 0.05
+    """Learning rate."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablesConfig:
+    """Where each table lives."""
+
+    dense_max_bytes: int = 8_000_000
+    """Tables up to this size are replicated on every rank and trained by the dense optimiser."""
+    optimizer: FusedOptimizer = field(default_factory=FusedOptimizer)
+    """Optimiser of the larger ones, which are sharded."""
+    sharding: Mapping[str, Sharding] = field(default_factory=dict)
+    """How to cut a sharded table, by name; the others follow the planner."""
+    seed: int = 0
+    """Fixes the first value of every row, whatever the sharding and the number of ranks."""

@@ -1,0 +1,212 @@
+"""From a batch of ids to vectors, through the schemes and the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from features.errors import RunConfigError, did_you_mean
+from recsys.tables.config import TablesConfig
+from recsys.tables.logical import LogicalTable, Reader
+from recsys.tables.pooling import pool
+from recsys.tables.scheme import Lookup, PhysicalTable, Scheme
+from recsys.tables.schemes import build_scheme
+from recsys.tables.stores import PooledStore, ReplicatedStore, Rows, SequenceStore, materialize
+from recsys.types import Batch, Embedded, Jagged
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """What one reader reads in a batch."""
+
+    values_L: Tensor
+    lengths_B: Tensor
+    is_single: bool
+
+
+class Embedder(nn.Module):
+    """All embedding tables of a model.
+
+    Small tables are replicated and belong to the dense optimiser; the others are TorchRec
+    collections, to be sharded by `TorchRecStrategy`, or made whole here by `materialize`.
+
+    Args:
+        tables: Logical tables of the schema.
+        config: Where they live.
+
+    Raises:
+        FeatureConfigError: a scheme cannot store its table.
+        RunConfigError: the sharding names a table that is not sharded.
+    """
+
+    def __init__(self, tables: Sequence[LogicalTable], *, config: TablesConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.schemes = nn.ModuleDict({table.name: build_scheme(table) for table in tables})
+        readers = sorted((r for t in tables for r in t.readers), key=lambda r: r.position)
+        self.readers = {reader.key: reader for reader in readers}
+        self.widths = {k: w for s in self._schemes() for k, w in s.widths.items()}
+        self.scheme_of = {r.key: table.name for table in tables for r in table.readers}
+        self._build_stores()
+        _check_sharding(config, [t.name for t in self.sharded_tables()])
+
+    def forward(self, batch: Batch) -> Embedded:
+        """Look up everything a batch holds; readers it has nothing for are left out."""
+        present = dict(_unpack(batch, self.readers))
+        vectors, pooled = self._look_up(self._filled(present, num_examples=len(batch)))
+        fields, sequences = {}, {}
+        for key, reader in self.readers.items():
+            if key not in present:
+                continue
+            ids = present[key]
+            if key in pooled or ids.is_single:
+                fields[key] = vectors[key]
+            elif reader.pooling == "none":
+                sequences[key] = Jagged(vectors[key], ids.lengths_B)
+            else:
+                fields[key] = pool(vectors[key], ids.lengths_B, how=reader.pooling)
+        return Embedded(fields=fields, sequences=sequences, dense_BN=batch.dense_BN)
+
+    def catalogue(self, key: str, *, num_ids: int) -> Tensor:
+        """Vectors (num_ids, D) of every id of a reader, with gradient; for a replicated table.
+
+        Args:
+            key: The reader.
+            num_ids: Size of the catalogue.
+
+        Raises:
+            RunConfigError: the table is sharded.
+        """
+        scheme = self._scheme(self.scheme_of[key])
+        sharded = {t.name for t in self.sharded_tables()}
+        for table in scheme.physical_tables:
+            if table.name in sharded:
+                raise RunConfigError(
+                    f"tables.{table.name}: scoring the whole catalogue needs a replicated table, "
+                    f"got a sharded one of {table.num_bytes} bytes; set tables.dense_max_bytes "
+                    f"to {table.num_bytes} or more"
+                )
+        readers = [r.key for r in scheme.table.readers]
+        device = self.replicated.weights[scheme.physical_tables[0].name].device
+        every_id = torch.arange(num_ids, device=device)
+        none = every_id[:0]
+        rows = scheme.remap({k: every_id if k == key else none for k in readers})
+        lookups = [x for x in scheme.lookups if x.reader == key]
+        ones = torch.ones_like(every_id)
+        read = self.replicated({x.name: Rows(rows[x.name], ones) for x in lookups})
+        empty = {x.name: read[lookups[0].name][:0] for x in scheme.lookups}
+        return scheme.combine({**empty, **read})[key]
+
+    def sharded_tables(self) -> tuple[PhysicalTable, ...]:
+        """Tables of the TorchRec collections."""
+        return tuple(t for tables in self._sharded.values() for t in tables)
+
+    def replicated_tables(self) -> tuple[PhysicalTable, ...]:
+        """Tables of the dense optimiser."""
+        names = set(self.replicated.weights) if self.replicated is not None else set()
+        return tuple(t for s in self._schemes() for t in s.physical_tables if t.name in names)
+
+    def materialize(self) -> None:
+        """Make the collections whole on the CPU, with their first values, to run unsharded."""
+        for name, tables in self._sharded.items():
+            materialize(self.get_submodule(name), tables, seed=self.config.seed)
+
+    # ------------------------------------------------------------------------------ inside
+    def _build_stores(self) -> None:
+        replicated, by_place = [], {}
+        for scheme in self._schemes():
+            for table in scheme.physical_tables:
+                if table.num_bytes <= self.config.dense_max_bytes:
+                    replicated.append(table)
+                else:
+                    place = "pooled" if _pools_early(scheme) else f"sequence_{table.dim}"
+                    by_place.setdefault(place, []).append(table)
+        seed = self.config.seed
+        self.replicated = ReplicatedStore(replicated, self._lookups_of(replicated), seed=seed)
+        self._sharded: dict[str, list[PhysicalTable]] = by_place
+        for place, tables in by_place.items():
+            lookups = self._lookups_of(tables)
+            if place == "pooled":
+                pooling = {t.name: self._bag_pooling(t.name) for t in tables}
+                self.add_module(place, PooledStore(tables, lookups, pooling=pooling))
+            else:
+                self.add_module(place, SequenceStore(tables, lookups))
+
+    def _filled(self, present: Mapping[str, _Ids], *, num_examples: int) -> dict[str, _Ids]:
+        """All readers: a collection wants every one of its keys, if only with no ids."""
+        device = next(iter(present.values())).values_L.device
+        nothing = _Ids(
+            values_L=torch.zeros(0, dtype=torch.int64, device=device),
+            lengths_B=torch.zeros(num_examples, dtype=torch.int64, device=device),
+            is_single=False,
+        )
+        return {key: present.get(key, nothing) for key in self.readers}
+
+    def _look_up(self, ids: Mapping[str, _Ids]) -> tuple[dict[str, Tensor], set[str]]:
+        """Combined vectors by reader, and the readers whose vectors are pooled already."""
+        rows: dict[str, Rows] = {}
+        for scheme in self._schemes():
+            remapped = scheme.remap({r.key: ids[r.key].values_L for r in scheme.table.readers})
+            for lookup in scheme.lookups:
+                rows[lookup.name] = Rows(remapped[lookup.name], ids[lookup.reader].lengths_B)
+        vectors = self.replicated(rows)
+        for place in self._sharded:
+            vectors |= self.get_submodule(place)(rows)
+        combined: dict[str, Tensor] = {}
+        for scheme in self._schemes():
+            combined |= scheme.combine({x.name: vectors[x.name] for x in scheme.lookups})
+        pooled_tables = {t.name for t in self._sharded.get("pooled", [])}
+        pooled = {x.reader for s in self._schemes() for x in s.lookups if x.table in pooled_tables}
+        return combined, pooled
+
+    def _lookups_of(self, tables: Sequence[PhysicalTable]) -> list[Lookup]:
+        names = {table.name for table in tables}
+        return [x for scheme in self._schemes() for x in scheme.lookups if x.table in names]
+
+    def _bag_pooling(self, table: str) -> str:
+        scheme = next(s for s in self._schemes() if table in {t.name for t in s.physical_tables})
+        return next((r.pooling for r in scheme.table.readers if r.is_multi_valued), "sum")
+
+    def _scheme(self, name: str) -> Scheme:
+        scheme = self.schemes[name]
+        assert isinstance(scheme, Scheme)
+        return scheme
+
+    def _schemes(self) -> Iterator[Scheme]:
+        for name in self.schemes:
+            yield self._scheme(name)
+
+
+def _pools_early(scheme: Scheme) -> bool:
+    """Whether fbgemm may pool the rows of an example before anything else sees them."""
+    poolings = {r.pooling for r in scheme.table.readers if r.is_multi_valued}
+    return "none" not in poolings and (
+        not poolings or (len(poolings) == 1 and scheme.combines_linearly)
+    )
+
+
+def _unpack(batch: Batch, readers: Mapping[str, Reader]) -> Iterator[tuple[str, _Ids]]:
+    for keyed in (batch.ids, batch.sequences):
+        if keyed is None:
+            continue
+        values = keyed.values().split(keyed.length_per_key())
+        lengths_FB = keyed.lengths().view(len(keyed.keys()), -1)
+        for position, key in enumerate(keyed.keys()):
+            if key in readers:
+                is_single = not readers[key].is_multi_valued
+                yield key, _Ids(values[position], lengths_FB[position], is_single)
+
+
+def _check_sharding(config: TablesConfig, sharded: Sequence[str]) -> None:
+    wrong = [
+        f"tables.sharding.{name}: no sharded table of this name, got {name!r}; allowed "
+        f"{', '.join(sharded) or 'none'}{did_you_mean(name, sharded)}; tables up to "
+        f"tables.dense_max_bytes = {config.dense_max_bytes} are replicated"
+        for name in config.sharding
+        if name not in sharded
+    ]
+    if wrong:
+        raise RunConfigError(wrong)

@@ -1,0 +1,42 @@
+"""First values of table rows: a function of (seed, table, row, column), whatever the sharding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recsys.tables.hashing import salt, uniform_pm1
+from recsys.tables.scheme import PhysicalTable
+
+# Rows filled at a time, so that the counters of a large table never lie in memory at once.
+_NUMBERS_PER_CHUNK = 1 << 22
+
+
+def initial_rows(table: PhysicalTable, *, seed: int) -> Tensor:
+    """The whole table, (V, D) float32, uniform in plus/minus its bound."""
+    weight_VD = torch.empty(table.num_rows, table.dim)
+    fill_initial(weight_VD, table, seed=seed, first_row=0, first_column=0)
+    return weight_VD
+
+
+def fill_initial(
+    weight: Tensor, table: PhysicalTable, *, seed: int, first_row: int, first_column: int
+) -> None:
+    """Fill a part of a table in place, with what the whole table has there.
+
+    Args:
+        weight: The part, (rows, columns).
+        table: The table it belongs to.
+        seed: Of the run's tables.
+        first_row: Place of the part in the table.
+        first_column: Place of the part in the table.
+    """
+    start = salt("initial", seed, table.name)
+    columns = torch.arange(first_column, first_column + weight.shape[1], device=weight.device)
+    chunk = max(1, _NUMBERS_PER_CHUNK // max(1, weight.shape[1]))
+    with torch.no_grad():
+        for low in range(0, weight.shape[0], chunk):
+            high = min(low + chunk, weight.shape[0])
+            rows = torch.arange(first_row + low, first_row + high, device=weight.device)
+            counters = rows[:, None] * table.dim + columns + start
+            weight[low:high] = uniform_pm1(counters) * table.init_bound

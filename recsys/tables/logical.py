@@ -1,0 +1,121 @@
+"""Logical tables: what the feature file names, and which features read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from features.columns import sequence_column
+from features.schema import FeatureSchema
+from features.spec import Bucketized, Categorical, Sequence, Table
+
+Pooling = Literal["none", "sum", "mean"]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One column of ids that looks up rows of a table.
+
+    Attributes:
+        key: Key in the batch: a feature, or `sequence.of`.
+        position: Place in the feature file; fields keep this order whatever table they read.
+        namespace: Feature whose ids these are; readers of one namespace mean the same by an id.
+        num_ids: Ids are 0 ... num_ids - 1; None: any 63-bit number.
+        probes: Rows fetched per id.
+        pooling: How the vectors of one example become one; `none` keeps the sequence.
+        is_multi_valued: Whether an example may have other than one id.
+    """
+
+    key: str
+    position: int
+    namespace: str
+    num_ids: int | None
+    probes: int
+    pooling: Pooling
+    is_multi_valued: bool
+
+
+@dataclass(frozen=True)
+class LogicalTable:
+    """A table of the feature file with its readers.
+
+    Attributes:
+        name: Name in the feature file, or that of its only feature.
+        dim: Width of one row.
+        spec: Its scheme and sizes.
+        readers: In the order of the feature file.
+    """
+
+    name: str
+    dim: int
+    spec: Table
+    readers: tuple[Reader, ...]
+
+    def num_ids_per_namespace(self) -> dict[str, int | None]:
+        """Ids of each feature that has ids of its own, in order of first appearance."""
+        return {reader.namespace: reader.num_ids for reader in self.readers}
+
+
+def logical_tables(schema: FeatureSchema) -> tuple[LogicalTable, ...]:
+    """All tables of a schema that some feature reads, in the order of the feature file."""
+    feature_set = schema.feature_set
+    readers: dict[str, list[Reader]] = {}
+    for key, (of, pooling, is_multi_valued) in _columns(schema).items():
+        reader = _reader(
+            schema,
+            of,
+            key=key,
+            position=sum(len(group) for group in readers.values()),
+            pooling=pooling,
+            is_multi_valued=is_multi_valued,
+        )
+        readers.setdefault(feature_set.table_of(of), []).append(reader)
+    tables = feature_set.resolved_tables()
+    return tuple(
+        LogicalTable(name=name, dim=_dim(tables[name]), spec=tables[name], readers=tuple(group))
+        for name, group in readers.items()
+    )
+
+
+def _columns(schema: FeatureSchema) -> dict[str, tuple[str, Pooling, bool]]:
+    """Keys of a batch in file order -> (feature that has the ids, pooling, is multi-valued)."""
+    columns: dict[str, tuple[str, Pooling, bool]] = {}
+    for feature in schema.feature_set.features:
+        match feature:
+            case Sequence():
+                for of in feature.columns:
+                    columns[sequence_column(feature.name, of)] = (of, feature.pooling, True)
+            case Categorical():
+                is_multi_valued = schema.is_multi_valued(feature.name)
+                columns[feature.name] = (feature.name, feature.pooling, is_multi_valued)
+            case Bucketized():
+                columns[feature.name] = (feature.name, "mean", False)
+            case _:
+                pass
+    return columns
+
+
+def _reader(
+    schema: FeatureSchema,
+    feature: str,
+    *,
+    key: str,
+    position: int,
+    pooling: Pooling,
+    is_multi_valued: bool,
+) -> Reader:
+    spec = schema.feature_set.feature(feature)
+    return Reader(
+        key=key,
+        position=position,
+        namespace=(spec.like if isinstance(spec, Categorical) else None) or feature,
+        num_ids=schema.num_ids(feature),
+        probes=spec.probes,
+        pooling=pooling,
+        is_multi_valued=is_multi_valued,
+    )
+
+
+def _dim(table: Table) -> int:
+    assert table.dim is not None, "resolved tables have a dim"
+    return table.dim

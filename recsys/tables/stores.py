@@ -1,0 +1,163 @@
+"""Where physical tables live: replicated beside the model, or in TorchRec's sharded collections.
+
+Every store answers the same call: rows by lookup in, vectors by lookup out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import (
+    EmbeddingBagConfig,
+    EmbeddingConfig,
+    PoolingType,
+)
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from recsys.tables.initial import initial_rows
+from recsys.tables.scheme import Lookup, PhysicalTable
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that one lookup reads.
+
+    Attributes:
+        values_L: Rows of all examples, packed.
+        lengths_B: How many each example reads.
+    """
+
+    values_L: Tensor
+    lengths_B: Tensor
+
+
+class ReplicatedStore(nn.Module):
+    """Small tables, a copy on every rank, trained by the dense optimiser. Gives a vector per row.
+
+    Args:
+        tables: What is stored.
+        lookups: Who reads it.
+        seed: Of the first values.
+    """
+
+    def __init__(
+        self, tables: Sequence[PhysicalTable], lookups: Sequence[Lookup], *, seed: int
+    ) -> None:
+        super().__init__()
+        self.lookups = {
+            table.name: tuple(x.name for x in lookups if x.table == table.name) for table in tables
+        }
+        self.weights = nn.ParameterDict(
+            {table.name: nn.Parameter(initial_rows(table, seed=seed)) for table in tables}
+        )
+
+    def forward(self, rows: Mapping[str, Rows]) -> dict[str, Tensor]:
+        """Vectors (L, D) by lookup."""
+        vectors: dict[str, Tensor] = {}
+        for table, names in self.lookups.items():
+            present = [name for name in names if name in rows]
+            if not present:
+                continue
+            values = [rows[name].values_L for name in present]
+            looked_up = F.embedding(torch.cat(values), self.weights[table])
+            vectors |= zip(present, looked_up.split([v.numel() for v in values]), strict=True)
+        return vectors
+
+
+class PooledStore(nn.Module):
+    """Sharded tables whose readers want one vector per example. Gives a pooled vector (B, D).
+
+    Args:
+        tables: What is stored.
+        lookups: Who reads it.
+        pooling: `sum` or `mean`, by table.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[PhysicalTable],
+        lookups: Sequence[Lookup],
+        *,
+        pooling: Mapping[str, str],
+    ) -> None:
+        super().__init__()
+        self.names = [lookup.name for lookup in lookups]
+        # On the meta device: the sharded form allocates each rank's part alone, and
+        # `materialize` the whole where nothing is sharded.
+        self.collection = EmbeddingBagCollection(
+            device=torch.device("meta"),
+            tables=[
+                EmbeddingBagConfig(
+                    name=table.name,
+                    num_embeddings=table.num_rows,
+                    embedding_dim=table.dim,
+                    feature_names=[x.name for x in lookups if x.table == table.name],
+                    pooling=PoolingType[pooling[table.name].upper()],
+                )
+                for table in tables
+            ],
+        )
+
+    def forward(self, rows: Mapping[str, Rows]) -> dict[str, Tensor]:
+        """Pooled vectors (B, D) by lookup."""
+        pooled = self.collection(_keyed_jagged(self.names, rows))
+        # By name: the order of the keys follows the sharding plan.
+        return dict(
+            zip(pooled.keys(), pooled.values().split(pooled.length_per_key(), dim=1), strict=True)
+        )
+
+
+class SequenceStore(nn.Module):
+    """Sharded tables that at least one reader reads id by id. Gives a vector (L, D) per row.
+
+    Args:
+        tables: What is stored, all of one width.
+        lookups: Who reads it.
+    """
+
+    def __init__(self, tables: Sequence[PhysicalTable], lookups: Sequence[Lookup]) -> None:
+        super().__init__()
+        self.names = [lookup.name for lookup in lookups]
+        self.collection = EmbeddingCollection(
+            device=torch.device("meta"),
+            tables=[
+                EmbeddingConfig(
+                    name=table.name,
+                    num_embeddings=table.num_rows,
+                    embedding_dim=table.dim,
+                    feature_names=[x.name for x in lookups if x.table == table.name],
+                )
+                for table in tables
+            ],
+        )
+
+    def forward(self, rows: Mapping[str, Rows]) -> dict[str, Tensor]:
+        """Vectors (L, D) by lookup."""
+        looked_up = self.collection(_keyed_jagged(self.names, rows))
+        return {name: looked_up[name].values() for name in self.names}
+
+
+def materialize(
+    store: PooledStore | SequenceStore, tables: Sequence[PhysicalTable], *, seed: int
+) -> None:
+    """Give an unsharded collection its memory and its first values."""
+    store.collection.to_empty(device=torch.device("cpu"))
+    weights = dict(store.collection.named_parameters())
+    for table in tables:
+        [weight] = [w for name, w in weights.items() if name.split(".")[-2] == table.name]
+        with torch.no_grad():
+            weight.copy_(initial_rows(table, seed=seed))
+
+
+def _keyed_jagged(names: Sequence[str], rows: Mapping[str, Rows]) -> KeyedJaggedTensor:
+    return KeyedJaggedTensor(
+        keys=list(names),
+        values=torch.cat([rows[name].values_L for name in names]),
+        lengths=cast(Tensor, torch.cat([rows[name].lengths_B for name in names])),
+    )

@@ -1,0 +1,1 @@
+"""Lightning: tasks, the TorchRec strategy, callbacks and the command line."""

@@ -1,0 +1,134 @@
+"""Callbacks of every run: progress, checkpoints, and the results file."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from recsys.training.run import RunConfig
+from recsys.training.task import Task
+
+
+class Throughput(Callback):
+    """Logs samples per second of the steps alone, over the last hundred of them."""
+
+    def __init__(self) -> None:
+        self._started_s = 0.0
+        self._num_samples = 0
+
+    def on_train_batch_start(self, trainer: Trainer, *rest: Any) -> None:
+        """Start the clock of a window."""
+        if self._num_samples == 0:
+            self._started_s = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count."""
+        self._num_samples += len(batch) * trainer.world_size
+        if (batch_idx + 1) % 100 == 0 or batch_idx + 1 == trainer.num_training_batches:
+            rate = self._num_samples / (time.perf_counter() - self._started_s)
+            pl_module.log("samples_per_s", rate, prog_bar=True, batch_size=1)
+            self._num_samples = 0
+
+
+class EpochLines(Callback):
+    """A line per epoch, for logs; a terminal gets the progress bar instead."""
+
+    def __init__(self) -> None:
+        self._started_s = 0.0
+        self._first_epoch = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started_s = time.perf_counter()
+        self._first_epoch = trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print what was logged, and how long the rest will take."""
+        if not trainer.is_global_zero:
+            return
+        elapsed_s = time.perf_counter() - self._started_s
+        done = trainer.current_epoch + 1 - self._first_epoch
+        left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
+        logged = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        values = "  ".join(f"{k} {v:.4g}" for k, v in sorted(logged.items()) if math.isfinite(v))
+        eta = f"  {elapsed_s / done * left:.0f} s left at most" if left > 0 else ""
+        print(f"epoch {trainer.current_epoch}  {elapsed_s:.0f} s  {values}{eta}", flush=True)
+
+
+class Results(Callback):
+    """Writes `metrics.json`: values beside the protocol and data they belong to.
+
+    Args:
+        directory: Of the run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / "metrics.json"
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the values of the best validation so far, or of a lone one."""
+        if trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, Task)
+        values = _values(trainer, "val/")
+        best = self._read().get("val", {}) if trainer.state.fn == "fit" else {}
+        score, best_score = values.get(pl_module.monitor), best.get(pl_module.monitor)
+        if best_score is None or (score is not None and score > best_score):
+            epoch = {"epoch": trainer.current_epoch} if trainer.state.fn == "fit" else {}
+            self._write(trainer, pl_module, {"val": values, **epoch})
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the values of the test."""
+        assert isinstance(pl_module, Task)
+        self._write(trainer, pl_module, {"test": _values(trainer, "test/")})
+
+    def _write(self, trainer: Trainer, task: Task, part: dict[str, Any]) -> None:
+        if not trainer.is_global_zero:
+            return
+        described = trainer.datamodule.describe()  # pyright: ignore[reportAttributeAccessIssue]
+        report = {**self._read(), **described, "seed": task.seed, **part}
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(json.dumps(report, indent=2) + "\n")
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self._file.read_text()) if self._file.is_file() else {}
+
+
+def _values(trainer: Trainer, prefix: str) -> dict[str, float | None]:
+    logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+    # JSON has no NaN: a metric that the data leaves undefined is null.
+    return {k: v if math.isfinite(v) else None for k, v in logged.items()}
+
+
+def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callback]:
+    """Checkpoints, early stopping, progress and results of a run."""
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            dirpath=directory / "checkpoints",
+            filename="best",
+            monitor=task.monitor,
+            mode=task.monitor_mode,
+            save_last=True,
+            enable_version_counter=False,
+        ),
+        Throughput(),
+        Results(directory),
+    ]
+    if run.patience is not None:
+        callbacks.append(
+            EarlyStopping(monitor=task.monitor, mode=task.monitor_mode, patience=run.patience)
+        )
+    return callbacks

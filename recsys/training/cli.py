@@ -1,0 +1,136 @@
+"""`train.py fit|validate|test -c experiment.yaml`: LightningCLI, a folder per run, clear errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+
+from features.errors import RecsysError
+from recsys.data.module import RecsysData
+from recsys.training.callbacks import EpochLines, run_callbacks
+from recsys.training.run import RunConfig, checkpoint_path, keep_earlier_run, run_directory
+from recsys.training.strategy import TorchRecStrategy
+from recsys.training.task import Task
+
+_TRAINER_DEFAULTS = {
+    "devices": 1,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    "enable_progress_bar": False,
+    "logger": False,
+    "enable_checkpointing": False,
+}
+
+
+class RecsysCLI(LightningCLI):
+    """Wires data, task and trainer, and gives the run its folder."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `run`, and one seed for everything."""
+        parser.add_class_arguments(RunConfig, "run")
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+        parser.link_arguments("seed_everything", "model.init_args.tables.seed")
+
+    def before_instantiate_classes(self) -> None:
+        """Find the run's folder."""
+        config = self._config()
+        self.run = RunConfig(**vars(config.run))
+        files = [Path(str(file)) for file in config.config or []]
+        self.directory = run_directory(self.run, config_files=files)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Check everything that can be checked before a process group starts; then the trainer."""
+        config = self._config()
+        self.datamodule.task = self.model.reads
+        self.model.build(self.datamodule.schema)
+        self.model.config = json.loads(self._parser(self.subcommand).dump(config, format="json"))
+        wanted = config.get("ckpt_path")
+        resumes = wanted is not None or self.subcommand != "fit"
+        if resumes:
+            config["ckpt_path"] = str(checkpoint_path(self.directory, wanted or "best"))
+        elif kept := keep_earlier_run(self.directory):
+            print(f"{self.directory}: the earlier run is kept as {kept}")
+        is_terminal = Console().is_terminal
+        progress = RichProgressBar() if is_terminal else EpochLines()
+        trainer = super().instantiate_trainer(
+            strategy=TorchRecStrategy(),
+            callbacks=[
+                *run_callbacks(self.model, self.run, directory=self.directory),
+                progress,
+            ],
+            enable_checkpointing=True,
+            enable_progress_bar=is_terminal,
+            logger=[
+                # A resumed run adds a version, and so keeps what was logged before.
+                CSVLogger(self.directory, name="csv"),
+                TensorBoardLogger(self.directory, name="tensorboard"),
+            ]
+            if self.subcommand == "fit"
+            else False,
+            **kwargs,
+        )
+        if trainer.is_global_zero and self.subcommand == "fit":
+            self._write_inputs()
+        return trainer
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, and say where everything is."""
+        if self.run.test and self.datamodule.has_split("test"):
+            best = self.trainer.checkpoint_callback.best_model_path
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+        if self.trainer.is_global_zero:
+            print(f"results: {self.directory}/metrics.json\n{_summary(self.directory)}")
+
+    def after_test(self) -> None:
+        """Say where the results are."""
+        print(f"results: {self.directory}/metrics.json\n{_summary(self.directory)}")
+
+    after_validate = after_test
+
+    def _config(self) -> Any:
+        return self.config[self.subcommand]
+
+    def _write_inputs(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "config.json").write_text(json.dumps(self.model.config, indent=2) + "\n")
+        source = self.datamodule.features_file
+        (self.directory / "features.yaml").write_text(source.read_text())
+
+
+def _summary(directory: Path) -> str:
+    report = json.loads((directory / "metrics.json").read_text())
+    values = {k: v for part in ("val", "test") for k, v in report.get(part, {}).items()}
+    return "\n".join(f"  {k:<32} {v:.5f}" for k, v in values.items() if v is not None)
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command line; mistakes of the user end with a message and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("lightning", "lightning.pytorch", "torchrec", "torch.fx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="torchrec")
+    try:
+        RecsysCLI(
+            Task,
+            RecsysData,
+            subclass_mode_model=True,
+            seed_everything_default=0,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            trainer_defaults=_TRAINER_DEFAULTS,
+            args=args,
+        )
+    except RecsysError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,126 @@
+"""The ranking task: one or several binary labels per example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from features.errors import FeatureConfigError
+from recsys.losses import binary_cross_entropy
+from recsys.metrics import RankingMetrics
+from recsys.protocols import Ranker
+from recsys.tables.config import TablesConfig
+from recsys.training.task import OptimizerFactory, SchedulerFactory, Task
+from recsys.types import Batch, FieldLayout
+
+
+class RankingTask(Task):
+    """Trains a ranker on labelled examples with binary cross-entropy.
+
+    Args:
+        ranker: The model, such as DCNv2, with its hyper-parameters.
+        optimizer: Trains all but the sharded tables.
+        scheduler: Changes the learning rate each step.
+        tables: Where tables live and how the sharded ones are updated.
+        seed: Of layers and dropout.
+    """
+
+    reads: ClassVar[Literal["ranking", "sequence"]] = "ranking"
+
+    def __init__(
+        self,
+        *,
+        ranker: Callable[[FieldLayout], torch.nn.Module],
+        optimizer: OptimizerFactory = torch.optim.Adam,
+        scheduler: SchedulerFactory | None = None,
+        tables: TablesConfig = TablesConfig(),  # noqa: B008  frozen
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optimizer=optimizer, scheduler=scheduler, tables=tables, seed=seed)
+        self.ranker_factory = ranker
+
+    def build_model(self, layout: FieldLayout) -> None:
+        """Make the ranker and a set of metrics per label.
+
+        Raises:
+            FeatureConfigError: there is no label, or nothing to predict it from.
+        """
+        if not layout.labels:
+            raise FeatureConfigError(
+                "label: a ranking task needs a label, got none; add "
+                "`label: {name: ..., expr: ...}` to the feature file"
+            )
+        if layout.width == 0:
+            raise FeatureConfigError(
+                "features: a ranking task needs a pooled or dense feature, got none; add one, or "
+                "give the sequence `pooling: mean`"
+            )
+        if layout.sequences:
+            raise FeatureConfigError(
+                f"features: a ranker reads one vector per feature, got the unpooled "
+                f"{', '.join(layout.sequences)}; set `pooling: mean` or `sum` on the sequence"
+            )
+        self.labels = layout.labels
+        self.ranker = self.ranker_factory(layout)
+        self.metrics = torch.nn.ModuleDict(
+            {
+                f"{split}_{label}": RankingMetrics()
+                for split in ("val", "test")
+                for label in self.labels
+            }
+        )
+
+    @property
+    def monitor(self) -> str:
+        """AUC of the first label."""
+        return f"val/auc/{self.schema.feature_set.labels[0]}"
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Give logits_BT."""
+        return cast(Ranker, self.ranker)(self.embedder(batch))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Give the loss."""
+        loss = binary_cross_entropy(self(batch), batch.labels_BT, batch.weights_B)
+        self.log_loss(loss, num_examples=len(batch))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect predictions."""
+        self._collect(batch, split="val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect predictions."""
+        self._collect(batch, split="test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute and log."""
+        self._log_metrics(split="val")
+
+    def on_test_epoch_end(self) -> None:
+        """Compute and log."""
+        self._log_metrics(split="test")
+
+    def _collect(self, batch: Batch, *, split: str) -> None:
+        logits_BT = self(batch).float()
+        for column, label in enumerate(self.labels):
+            self._metrics(split, label).update(
+                logits_BT[:, column], batch.labels_BT[:, column], batch.weights_B, batch.users_B
+            )
+
+    def _log_metrics(self, *, split: str) -> None:
+        values: dict[str, Any] = {}
+        for label in self.labels:
+            metrics = self._metrics(split, label)
+            values |= {f"{split}/{name}/{label}": v for name, v in metrics.compute().items()}
+            metrics.reset()
+        # Every rank has the same values already; sync_dist only spares Lightning's warning.
+        self.log_dict({k: v.float() for k, v in values.items()}, sync_dist=True)
+
+    def _metrics(self, split: str, label: str) -> RankingMetrics:
+        metrics = self.metrics[f"{split}_{label}"]
+        assert isinstance(metrics, RankingMetrics)
+        return metrics

@@ -1,0 +1,61 @@
+"""Where a run lies: its name, its folder, and which checkpoint `best` and `last` mean."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.errors import RunConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The run as a whole."""
+
+    name: str | None = None
+    """Name of its folder; the experiment file's name where it is left open."""
+    root: str = "runs"
+    """Folder of all runs."""
+    patience: int | None = None
+    """Validations without a better result after which training stops; null: never."""
+    test: bool = True
+    """Whether `fit` ends by testing the best checkpoint."""
+
+
+def run_directory(run: RunConfig, *, config_files: list[Path]) -> Path:
+    """The folder of a run."""
+    name = run.name or (config_files[-1].stem if config_files else "run")
+    return Path(run.root) / name
+
+
+def checkpoint_path(directory: Path, wanted: str) -> Path:
+    """The checkpoint a person means by `best`, `last` or a path.
+
+    Raises:
+        RunConfigError: it does not exist.
+    """
+    path = (
+        directory / "checkpoints" / f"{wanted}.ckpt" if wanted in ("best", "last") else Path(wanted)
+    )
+    if not (path / "manifest.json").is_file():
+        found = sorted(str(p.parent) for p in directory.glob("checkpoints/*/manifest.json"))
+        raise RunConfigError(
+            f"ckpt_path: there is no such checkpoint, got {wanted!r} ({path}); allowed "
+            f"{', '.join(found) or 'none yet in ' + str(directory)}; give one of them, or leave "
+            f"ckpt_path out to start anew"
+        )
+    return path
+
+
+def keep_earlier_run(directory: Path) -> Path | None:
+    """Move a run of the same name out of the way, and say where to; on the first rank only."""
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) != 0:
+        return None
+    if not directory.exists() or not any(directory.iterdir()):
+        return None
+    number = 1
+    while (kept := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    directory.rename(kept)
+    return kept

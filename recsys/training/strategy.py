@@ -1,0 +1,200 @@
+"""The one way training runs: Lightning's trainer over TorchRec's DistributedModelParallel.
+
+This file alone knows both. The LightningModule holds plain embedders; here they are sharded, on one
+rank as on many, and their fused optimiser runs inside the backward pass. Lightning sees the dense
+optimiser only; the learning rate of the tables follows its schedule in proportion.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim import Optimizer
+from torchrec.distributed import DistributedModelParallel
+from typing_extensions import override
+
+from recsys.checkpoint import (
+    DENSE,
+    FUSED,
+    MODEL,
+    Manifest,
+    load_tensors,
+    read_manifest,
+    read_tensors,
+    read_trainer_state,
+    write_checkpoint,
+)
+from recsys.tables.plan import shard
+from recsys.training.task import Task
+
+
+class TorchRecStrategy(DDPStrategy):
+    """Shards the tables of a task over all ranks and replicates the rest.
+
+    Args:
+        process_group_backend: gloo or nccl; follows from the device where it is left open.
+    """
+
+    def __init__(self, process_group_backend: str | None = None) -> None:
+        super().__init__(process_group_backend=process_group_backend)
+        self._initial_lr: float | None = None
+        self._table_lrs: list[float] = []
+
+    # --------------------------------------------------------------------------------- setup
+    @override
+    def setup(self, trainer: Any) -> None:
+        assert self.accelerator is not None
+        self.accelerator.setup(trainer)
+        self.model = shard(self.task, device=self.root_device)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+            self._remember_learning_rates()
+        self.setup_precision_plugin()
+
+    @property
+    def task(self) -> Task:
+        """The LightningModule, its embedders sharded."""
+        assert isinstance(self.lightning_module, Task)
+        return self.lightning_module
+
+    @property
+    def sharded(self) -> DistributedModelParallel:
+        """The wrapper around it."""
+        assert isinstance(self.model, DistributedModelParallel)
+        return self.model
+
+    @property
+    @override
+    def restore_checkpoint_after_setup(self) -> bool:
+        return True
+
+    @override
+    def batch_to_device(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        # Lightning's own way takes a batch apart tensor by tensor, each step.
+        device = device or self.root_device
+        return batch if device.type == "cpu" else batch.to(device, non_blocking=True)
+
+    @override
+    def teardown(self) -> None:
+        # Not the parent's: sharded tables cannot be moved.
+        self.precision_plugin.teardown()
+        assert self.accelerator is not None
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
+    # -------------------------------------------------------------------------- learning rate
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let the tables' learning rate follow the dense one's schedule."""
+        if not self._table_lrs or not self._initial_lr:
+            return
+        scale = self.optimizers[0].param_groups[0]["lr"] / self._initial_lr
+        fused = self.sharded.fused_optimizer
+        changed = False
+        for group, base in zip(fused.param_groups, self._table_lrs, strict=True):
+            changed |= group["lr"] != base * scale
+            group["lr"] = base * scale
+        if changed:
+            fused.zero_grad()  # hands the rate to the kernels; there is no gradient to clear
+
+    def _remember_learning_rates(self) -> None:
+        first = self.optimizers[0].param_groups[0]
+        self._initial_lr = first.get("initial_lr", first["lr"])
+        table_lr = self.task.tables_config.optimizer.lr
+        self._table_lrs = [table_lr for _ in self.sharded.fused_optimizer.param_groups]
+
+    # ---------------------------------------------------------------------------- checkpoints
+    @override
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return {}  # written from the sharded model, in save_checkpoint
+
+    @override
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        # Hyper-parameters only; the tensors go by name, so that a later model can find its own.
+        groups = optimizer.param_groups
+        return {"groups": [{k: v for k, v in g.items() if k != "params"} for g in groups]}
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write the tensors of all ranks and what Lightning wants to keep."""
+        write_checkpoint(
+            Path(filepath),
+            tensors=self._model_tensors() | self._fused_tensors() | self._dense_tensors(),
+            trainer={k: v for k, v in checkpoint.items() if k != "state_dict"},
+            manifest=self._manifest(),
+            schema=self.task.schema,
+        )
+
+    @override
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        directory = Path(checkpoint_path)
+        self.task.check_schema(read_manifest(directory), where=str(directory))
+        return {**read_trainer_state(directory), "directory": str(directory)}
+
+    @override
+    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        load_tensors(Path(checkpoint["directory"]), self._model_tensors())
+
+    @override
+    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+        directory = Path(checkpoint["directory"])
+        fused = self._fused_tensors()
+        if fused:
+            load_tensors(directory, fused)
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            for group, values in zip(optimizer.param_groups, saved["groups"], strict=True):
+                group.update(values)
+        self._load_dense(read_tensors(directory, DENSE))
+
+    def _model_tensors(self) -> dict[str, Any]:
+        return {MODEL + name: tensor for name, tensor in self.sharded.state_dict().items()}
+
+    def _fused_tensors(self) -> dict[str, Any]:
+        state = self.sharded.fused_optimizer.state_dict()["state"]
+        return {
+            f"{FUSED}{parameter}.{key}": tensor
+            for parameter, tensors in state.items()
+            for key, tensor in tensors.items()
+        }
+
+    def _dense_tensors(self) -> dict[str, Any]:
+        names = {id(p): name for name, p in self.task.named_parameters()}
+        return {
+            f"{DENSE}{names[id(parameter)]}.{key}": value
+            for optimizer in self.optimizers
+            for parameter, state in optimizer.state.items()
+            for key, value in state.items()
+            if isinstance(value, Tensor)
+        }
+
+    def _load_dense(self, tensors: dict[str, Tensor]) -> None:
+        parameters = dict(self.task.named_parameters())
+        for name, tensor in tensors.items():
+            parameter_name, key = name.rsplit(".", 1)
+            parameter = parameters[parameter_name]
+            # A step counter stays where the optimiser makes it: on the CPU.
+            device = parameter.device if tensor.dim() else tensor.device
+            self.optimizers[0].state[parameter][key] = tensor.to(device)
+
+    def _manifest(self) -> Manifest:
+        trainer = self.task.trainer
+        return Manifest(
+            step=trainer.global_step,
+            epoch=trainer.current_epoch,
+            batch_in_epoch=self.task.batch_in_epoch,
+            schema_fingerprint=self.task.schema.fingerprint(),
+            config=self.task.config,
+            metrics={k: float(v) for k, v in trainer.callback_metrics.items()},
+            tables=self.task.table_sizes(),
+        )

@@ -1,0 +1,157 @@
+"""What all tasks share: tables, the dense optimiser, exact resume."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from features.errors import RunConfigError, SchemaMismatchError
+from features.schema import FeatureSchema
+from recsys.checkpoint import Manifest
+from recsys.tables.config import TablesConfig
+from recsys.tables.embedder import Embedder
+from recsys.tables.hashing import salt
+from recsys.tables.layout import field_layout
+from recsys.tables.logical import logical_tables
+from recsys.types import FieldLayout
+
+OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class Task(LightningModule, ABC):
+    """A model, its tables and its loss. Built in two steps: hyper-parameters, then `build`.
+
+    Args:
+        optimizer: Makes the dense optimiser, which trains all but the sharded tables.
+        scheduler: Changes its learning rate each step, and that of the sharded tables with it.
+        tables: Where tables live and how the sharded ones are updated.
+        seed: Of dropout and masking.
+    """
+
+    reads: ClassVar[Literal["ranking", "sequence"]]
+    """Rows it trains on: examples with labels, or users' sequences."""
+    monitor_mode: ClassVar[Literal["min", "max"]] = "max"
+
+    def __init__(
+        self,
+        *,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None,
+        tables: TablesConfig,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = scheduler
+        self.tables_config = tables
+        self.seed = seed
+        self.config: Mapping[str, Any] = {}
+        self._schema: FeatureSchema | None = None
+
+    # --------------------------------------------------------------------------------- build
+    def build(self, schema: FeatureSchema) -> None:
+        """Make tables and model for a schema; a second call does nothing.
+
+        Raises:
+            FeatureConfigError: the feature file cannot serve this task.
+            ValueError: the model cannot be built on these features.
+        """
+        if self._schema is not None:
+            return
+        self._schema = schema
+        self.embedder = Embedder(logical_tables(schema), config=self.tables_config)
+        # Layers start alike whatever was drawn before them.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(salt("layers", self.seed) & 0x7FFFFFFF)
+            self.layout = field_layout(schema, self.embedder)
+            self.build_model(self.layout)
+
+    @abstractmethod
+    def build_model(self, layout: FieldLayout) -> None:
+        """Make the layers and metrics."""
+
+    @property
+    @abstractmethod
+    def monitor(self) -> str:
+        """The metric that says which checkpoint is best."""
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """The schema it was built for."""
+        assert self._schema is not None, "build() comes first"
+        return self._schema
+
+    def configure_model(self) -> None:
+        """Build from the data module's schema, where nobody has done so before."""
+        self.build(self.trainer.datamodule.schema)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def configure_optimizers(self) -> Any:
+        """The dense optimiser; sharded tables have theirs inside the backward pass."""
+        sharded = {id(p) for p in self.sharded_parameters()}
+        dense = [p for p in self.parameters() if id(p) not in sharded]
+        optimizer = self.optimizer_factory(dense)
+        if self.scheduler_factory is None:
+            return optimizer
+        schedule = {"scheduler": self.scheduler_factory(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def sharded_parameters(self) -> list[torch.nn.Parameter]:
+        """Weights of the TorchRec collections."""
+        replicated = {id(p) for p in self.embedder.replicated.parameters()}
+        schemes = {id(p) for p in self.embedder.schemes.parameters()}
+        own = replicated | schemes
+        return [p for p in self.embedder.parameters() if id(p) not in own]
+
+    # ------------------------------------------------------------------------------- running
+    def on_fit_start(self) -> None:
+        """Refuse what would train wrongly without a word."""
+        if self.trainer.precision == "16-mixed" and self.embedder.sharded_tables():
+            raise RunConfigError(
+                "trainer.precision: fp16 scaling would scale the gradients of fused tables, got "
+                "16-mixed; allowed 32-true, bf16-mixed; choose one"
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Fix the random numbers of this step, so that a resumed run repeats them."""
+        seed = salt("step", self.seed, self.global_step, self.global_rank) & 0x7FFFFFFF
+        # Not torch.manual_seed: it spends a millisecond on tracing its caller.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def log_loss(self, loss: Tensor, *, num_examples: int) -> None:
+        """Log the training loss, as often as the trainer's loggers want it."""
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # pyright: ignore
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=num_examples)
+
+    @property
+    def batch_in_epoch(self) -> int:
+        """Batches of this epoch that have been used."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    def check_schema(self, manifest: Manifest, *, where: str) -> None:
+        """Refuse a checkpoint of another schema.
+
+        Raises:
+            SchemaMismatchError: ids mean something else there.
+        """
+        if manifest.schema_fingerprint != self.schema.fingerprint():
+            raise SchemaMismatchError(
+                f"{where}: was trained under another feature schema, got fingerprint "
+                f"{manifest.schema_fingerprint[:12]}; allowed {self.schema.fingerprint()[:12]}, "
+                f"that of the present feature file and data; use the feature file and data of the "
+                f"checkpoint, or train anew"
+            )
+
+    def table_sizes(self) -> dict[str, tuple[int, int]]:
+        """Rows and width of every physical table."""
+        tables = [*self.embedder.replicated_tables(), *self.embedder.sharded_tables()]
+        return {table.name: (table.num_rows, table.dim) for table in tables}

@@ -1,0 +1,64 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.data.histories import Histories, HistoryWriter, train_prefixes
+
+HISTORIES = st.lists(st.lists(st.integers(0, 255), max_size=6), min_size=1, max_size=8)
+
+
+def written(path, histories, *, cut=1):
+    lengths = np.array([len(h) for h in histories], np.int64)
+    writer = HistoryWriter(path, lengths=lengths, dtypes={"item": np.dtype(np.uint8)})
+    for first, stop in ((0, cut), (cut, len(histories))):
+        values = np.array([i for h in histories[first:stop] for i in h], np.uint8)
+        writer.write(first, stop, values={"item": values}, is_train=values % 2 == 0)
+    writer.close()
+    return Histories(path)
+
+
+@given(histories=HISTORIES, data=st.data(), max_length=st.none() | st.integers(0, 7))
+@settings(max_examples=60, deadline=None)
+def test_slices_are_python_slices(tmp_path_factory, histories, data, max_length):
+    cut = data.draw(st.integers(0, len(histories)))
+    found = written(tmp_path_factory.mktemp("h") / "histories", histories, cut=cut)
+    users = data.draw(st.lists(st.integers(0, len(histories) - 1), max_size=10))
+    ends = [data.draw(st.integers(0, len(histories[u]))) for u in users]
+    values, lengths = found.slice(
+        np.array(users, np.int64),
+        np.array(ends, np.int64),
+        features=["item", "item"],
+        max_length=max_length,
+    )
+    expected = [histories[u][:e] for u, e in zip(users, ends, strict=True)]
+    expected = [
+        h if max_length is None else h[len(h) - min(len(h), max_length) :] for h in expected
+    ]
+    assert lengths.tolist() == [len(h) for h in expected]
+    assert values[0].tolist() == values[1].tolist() == [i for h in expected for i in h]
+
+
+def test_travels_as_its_path(tmp_path):
+    found = written(tmp_path / "histories", [[1] * 1000, [2]])
+    pickled = pickle.dumps(found)
+    assert len(pickled) < 500
+    assert pickle.loads(pickled).values("item").tolist() == [1] * 1000 + [2]
+
+
+def test_a_position_outside_a_history_is_a_bug(tmp_path):
+    found = written(tmp_path / "histories", [[1], [2]])
+    with pytest.raises(AssertionError, match="outside"):
+        found.slice(np.array([0]), np.array([2]), features=["item"])
+
+
+@pytest.mark.parametrize(
+    ("is_train", "expected"),
+    [("110", 2), ("111", 3), ("000", 0), ("101", -1), ("011", -1), ("", 0)],
+)
+def test_train_prefixes(is_train, expected):
+    events = np.array([c == "1" for c in "1" + is_train + "0"], bool)
+    offsets = np.array([0, 1, 1 + len(is_train), 2 + len(is_train)])
+    assert train_prefixes(offsets, events).tolist() == [1, expected, 0]

@@ -1,0 +1,193 @@
+"""Sequence tasks and the data module against plain loops over the raw log."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from features.errors import DataError, FeatureConfigError, RunConfigError
+from recsys.data.module import RecsysData, expand_path
+
+FEATURES = """
+sources: {events: events.parquet}
+entity: {user: user, item: item, time: time}
+split: {kind: leave_one_out}
+features:
+  - {name: item, kind: categorical}
+  - {name: kind, kind: categorical}
+  - {name: history, kind: sequence, of: [item, kind], max_length: 4}
+"""
+RANKING = """
+sources: {events: events.parquet}
+entity: {user: user, item: item, time: time}
+label: {name: liked, expr: "kind > 0"}
+features:
+  - {name: item, kind: categorical}
+  - {name: history, kind: sequence, of: item, max_length: 4}
+"""
+
+
+def data_module(folder, *, features=FEATURES, task="sequence", batch_size=8, **options):
+    rng = np.random.default_rng(2)
+    columns = {"user": (0, 25), "item": (0, 20), "time": (0, 9), "kind": (0, 3)}
+    log = pl.DataFrame({name: rng.integers(*bounds, 200) for name, bounds in columns.items()})
+    log = pl.concat([log, pl.DataFrame({"user": 99, "item": 1, "time": 0, "kind": 0})])
+    log.write_parquet(folder / "events.parquet")
+    (folder / "features.yaml").write_text(features)
+    data = RecsysData(
+        str(folder / "features.yaml"),
+        str(folder),
+        batch_size=batch_size,
+        task=task,
+        store=str(folder / "store"),
+        **options,
+    )
+    return data, log
+
+
+def histories(log):
+    """Raw items of each user, ties in the order of the file."""
+    ordered = log.with_row_index().sort("time", "index")
+    return {
+        user: frame.rows(named=True)
+        for (user,), frame in ordered.group_by("user", maintain_order=True)
+    }
+
+
+def encoder(data, name):
+    values = data.schema.vocabularies[name].values.to_list()
+    return {value: position + 1 for position, value in enumerate(values)}
+
+
+def raw_users(data):
+    return pl.read_parquet(data.store.users_file)["user"].to_list()
+
+
+def test_training_rows_are_users(tmp_path):
+    data, log = data_module(tmp_path)
+    ids, raw = {n: encoder(data, n) for n in ("item", "kind")}, raw_users(data)
+    expected = {
+        user: events[: -2 if len(events) >= 3 else None][-5:]
+        for user, events in histories(log).items()
+        if len(events[: -2 if len(events) >= 3 else None]) >= 2
+    }
+    found = {}
+    for batch in data.train_dataloader():
+        assert batch.labels_BT.shape == (len(batch), 0)
+        assert batch.ids is None
+        for i in np.flatnonzero(batch.weights_B > 0).tolist():
+            tokens = {n: batch.sequences[f"history.{n}"].to_dense()[i].tolist() for n in ids}
+            user = raw[int(batch.users_B[i])]
+            assert user not in found
+            found[user] = tokens
+    assert found == {
+        user: {n: [ids[n][e[n]] for e in events] for n in ids} for user, events in expected.items()
+    }
+    assert 99 not in found
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_rows_are_examples(tmp_path, split):
+    data, log = data_module(tmp_path)
+    item, raw = encoder(data, "item"), raw_users(data)
+    by_user = {u: events for u, events in histories(log).items() if len(events) >= 3}
+    found = set()
+    for batch in getattr(data, f"{split}_dataloader")():
+        seen = np.split(batch.seen_values.numpy(), np.cumsum(batch.seen_lengths_B.numpy())[:-1])
+        for i in range(len(batch)):
+            user = raw[int(batch.users_B[i])]
+            found.add(user)
+            place = len(by_user[user]) - (2 if split == "val" else 1)
+            before = [item.get(e["item"], 0) for e in by_user[user][:place]]
+            assert batch.sequences["history.item"].to_dense()[i].tolist() == before[-4:]
+            assert int(batch.targets_B[i]) == item.get(by_user[user][place]["item"], 0)
+            assert seen[i].tolist() == before
+    assert found == set(by_user)
+
+
+def test_random_splits_are_refused_for_sequences(tmp_path):
+    data, _ = data_module(tmp_path, features=FEATURES.replace("leave_one_out", "random"))
+    with pytest.raises(DataError, match=r"split: the training events .* leave_one_out, temporal;"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("item: item, ", "", "entity.item: a sequence task needs .* got None"),
+        ("of: [item, kind]", "of: kind", "needs one sequence of 'item', got none"),
+        (
+            "max_length: 4}",
+            "max_length: 4}\n  - {name: twin, kind: sequence, of: item, max_length: 2}",
+            "got history, twin",
+        ),
+    ],
+)
+def test_feature_sets_without_a_sequence_task(tmp_path, old, new, message):
+    data, _ = data_module(tmp_path, features=FEATURES.replace(old, new))
+    with pytest.raises(FeatureConfigError, match=message):
+        data.val_dataloader()
+
+
+def test_ranking_module_follows_the_trainer(tmp_path):
+    data, _ = data_module(tmp_path, features=RANKING, task="ranking", num_lanes=4)
+    data.prepare_data()
+    whole = [sorted(b.users_B[b.weights_B > 0].tolist()) for b in data.train_dataloader()]
+    assert data.train_loader is not None
+    ranks = []
+    for rank in (0, 1):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, current_epoch=0)
+        ranks.append([b.users_B[b.weights_B > 0].tolist() for b in data.train_dataloader()])
+    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == whole
+    assert sum(map(len, whole)) == data.store.manifest.rows["train"]
+
+
+def test_a_resumed_run_begins_with_its_epoch(tmp_path):
+    data, _ = data_module(tmp_path, features=RANKING, task="ranking")
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=3)
+    assert data.train_dataloader().epoch == 3
+
+
+def test_no_training_rows(tmp_path):
+    features = RANKING.replace('"kind > 0"', '"kind > 0", where: "kind < 0"')
+    data, _ = data_module(tmp_path, features=features, task="ranking")
+    with pytest.raises(DataError, match="no training rows, got 0"):
+        data.train_dataloader()
+
+
+def test_paths_with_variables(monkeypatch):
+    monkeypatch.setenv("HERE", "/somewhere")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    assert expand_path("${HERE}/a", key="data_dir") == Path("/somewhere/a")
+    assert expand_path("~/a", key="data_dir") == Path.home() / "a"
+    with pytest.raises(RunConfigError) as error:
+        expand_path("${NOWHERE}/a", key="data_dir")
+    assert str(error.value) == (
+        "data.data_dir: the variable NOWHERE is not set, got '${NOWHERE}/a'; "
+        "allowed a path; do `export NOWHERE=DIRECTORY`"
+    )
+
+
+@pytest.mark.data
+def test_movielens_sequences(tmp_path):
+    root = Path(os.environ["RECSYS_DATA"]) / "ml-1m"
+    features = Path(__file__).parents[2] / "configs/features/ml1m_sequence.yaml"
+    data = RecsysData(
+        str(features), str(root), batch_size=128, task="sequence", store=str(tmp_path / "store")
+    )
+    assert data.store.manifest.rows == {"train": 988_129, "val": 6040, "test": 6040}
+    ratings = pl.read_parquet(root / "ratings.parquet").sort("user_id", "user_pos")
+    raw, item = raw_users(data), encoder(data, "item_id")
+    last = dict(
+        ratings.group_by("user_id", maintain_order=True)
+        .last()
+        .select("user_id", "item_id")
+        .iter_rows()
+    )
+    for batch in data.test_dataloader():
+        expected = [item.get(last[raw[u]], 0) for u in batch.users_B.tolist()]
+        assert batch.targets_B.tolist() == expected
+    assert sum(len(b) for b in data.train_dataloader()) >= 6040

@@ -1,0 +1,42 @@
+"""Run a function on several gloo processes, as torchrun would."""
+
+import multiprocessing
+import os
+import traceback
+import warnings
+
+import torch
+import torch.distributed as dist
+
+
+def run_processes(world_size, function, directory, *args):
+    """Call `function(rank, world_size, *args)` on each rank; give what rank 0 returned."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    rendezvous = f"file://{directory}/rendezvous-{world_size}-{function.__name__}"
+    processes = [
+        context.Process(target=_enter, args=(rank, world_size, rendezvous, results, function, args))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    outcomes = dict(results.get(timeout=300) for _ in processes)
+    for process in processes:
+        process.join()
+    errors = [text for kind, text in outcomes.values() if kind == "error"]
+    assert not errors, "\n".join(errors)
+    return outcomes[0][1]
+
+
+def _enter(rank, world_size, rendezvous, results, function, args):
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ["LOCAL_WORLD_SIZE"] = str(world_size)
+    try:
+        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
+        results.put((rank, ("value", function(rank, world_size, *args))))
+        dist.barrier()
+        dist.destroy_process_group()
+    except BaseException:
+        results.put((rank, ("error", f"rank {rank}: {traceback.format_exc()}")))

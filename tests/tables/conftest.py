@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from features.spec import FullTable, HashTable, UnifiedTable
+from recsys.tables.logical import LogicalTable, Reader
+from recsys.types import Batch
+
+
+def reader(key, position=0, *, namespace=None, num_ids=100, probes=1, pooling="mean", many=False):
+    return Reader(key, position, namespace or key, num_ids, probes, pooling, many)
+
+
+def example_tables():
+    """One table per way of reading: pooled alone, read as a sequence too, shared, tiny."""
+    return [
+        LogicalTable("user", 8, FullTable(), (reader("user", 0),)),
+        LogicalTable(
+            "item",
+            8,
+            FullTable(),
+            (
+                reader("item", 1),
+                reader("history.item", 2, namespace="item", pooling="none", many=True),
+            ),
+        ),
+        LogicalTable(
+            "shared",
+            4,
+            UnifiedTable(scheme="unified", rows=300),
+            (reader("a", 3, probes=2), reader("b", 4, pooling="sum", many=True)),
+        ),
+        LogicalTable(
+            "buckets", 4, HashTable(scheme="hash", rows=150), (reader("c", 5), reader("d", 6))
+        ),
+        LogicalTable("tiny", 4, FullTable(), (reader("e", 7, num_ids=5, many=True),)),
+    ]
+
+
+def example_batch(seed=0, num_examples=8):
+    """Jagged where the tables allow it, with empty lists and histories."""
+    rng = torch.Generator().manual_seed(seed)
+    lengths = {}
+    for key in "user", "item", "a", "b", "c", "d", "e":
+        is_many = key in "be"
+        lengths[key] = (
+            torch.randint(0, 4, (num_examples,), generator=rng)
+            if is_many
+            else torch.ones(num_examples, dtype=torch.int64)
+        )
+    values = [
+        torch.randint(0, 5 if key == "e" else 100, (int(n.sum()),), generator=rng)
+        for key, n in lengths.items()
+    ]
+    history = torch.randint(0, 5, (num_examples,), generator=rng)
+    empty = torch.zeros(0, dtype=torch.int64)
+    return Batch(
+        ids=KeyedJaggedTensor(
+            keys=list(lengths), values=torch.cat(values), lengths=torch.cat([*lengths.values()])
+        ),
+        sequences=KeyedJaggedTensor(
+            keys=["history.item"],
+            values=torch.randint(0, 100, (int(history.sum()),), generator=rng),
+            lengths=history,
+        ),
+        dense_BN=torch.zeros(num_examples, 0),
+        labels_BT=torch.randint(0, 2, (num_examples, 1), generator=rng).float(),
+        weights_B=torch.ones(num_examples),
+        users_B=torch.arange(num_examples),
+        targets_B=empty,
+        seen_values=empty,
+        seen_lengths_B=empty,
+    )
+
+
+@pytest.fixture
+def tables():
+    return example_tables()
+
+
+@pytest.fixture
+def batch():
+    return example_batch()
