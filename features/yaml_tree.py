@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from features.errors import FeatureConfigError
 
@@ -51,16 +52,24 @@ def parse_yaml(text: str, *, name: str) -> YamlTree:
     yaml = YAML(typ="safe", pure=True)
     try:
         root = yaml.compose(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        context = f" {error.context}" if error.context else ""
-        raise FeatureConfigError(
-            f"{name}:{line}: no valid YAML{context}: {error.problem}; check brackets, quotes, "
-            f"colons and indentation"
-        ) from None
+    except (MarkedYAMLError, ReaderError) as error:
+        raise FeatureConfigError(f"{name}:{_syntax_mistake(error, text)}") from None
     reader = _Reader(yaml=yaml, name=name)
     value = None if root is None else reader.read(root, path=())
     return YamlTree(name=name, value=value, lines=reader.lines, mistakes=reader.mistakes)
+
+
+def _syntax_mistake(error: MarkedYAMLError | ReaderError, text: str) -> str:
+    """Line and reason."""
+    if isinstance(error, ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"{line}: no valid YAML: character {text[error.position]!r} is not allowed; drop it"
+    line = error.problem_mark.line + 1 if error.problem_mark else 1
+    context = f" {error.context}" if error.context else ""
+    return (
+        f"{line}: no valid YAML{context}: {error.problem}; check brackets, quotes, colons and "
+        f"indentation"
+    )
 
 
 class _Reader:
@@ -119,7 +128,11 @@ class _Reader:
         if not str(node.tag).startswith("tag:yaml.org,2002:"):
             self._complain(node, path, f"unknown tag {node.tag}; drop it")
             return None
-        value = self.constructor.construct_object(node)
+        try:
+            value = self.constructor.construct_object(node)
+        except (ValueError, YAMLError):
+            self._complain(node, path, f"no valid value, got {node.value!r}; quote a text")
+            return None
         if isinstance(value, datetime.date):
             return value.isoformat()
         return value

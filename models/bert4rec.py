@@ -81,13 +81,13 @@ class BERT4Rec(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(PostNormBlock(shape) for _ in range(num_blocks))
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.item_bias_V = nn.Parameter(torch.zeros(layout.num_items))
         nn.init.trunc_normal_(self.mask_D, std=0.02)
         self.apply(_initialize)
 
     def forward(self, items: Jagged) -> Tensor:
-        """Give hidden_LD, of which the head makes predictions in `score`."""
+        """Give hidden_LD, of which the head makes predictions."""
         buckets = bucketize(items, max_length=self.positions.num_embeddings, where="BERT4Rec")
         positions_LD = self.positions(buckets.from_end_L)
         hidden_LD = self.dropout(self.norm(items.values_LD + positions_LD))
@@ -100,9 +100,9 @@ class BERT4Rec(nn.Module):
         values_LD = torch.where(masked_L.unsqueeze(1), self.mask_D, items.values_LD)
         return Jagged(values_LD, items.lengths_B)
 
-    def score(self, hidden_MD: Tensor, items_KD: Tensor, item_ids_K: Tensor) -> Tensor:
-        """Logits (M, K): LN(GELU(W h + b)) times the items, plus the bias of each item."""
-        return torch.addmm(self.item_bias_V[item_ids_K], self.head(hidden_MD), items_KD.T)
+    def head(self, hidden_MD: Tensor) -> Tensor:
+        """LN(GELU(W h + b))."""
+        return self.projection(hidden_MD)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -38,6 +38,7 @@ class SASRec(nn.Module):
     """
 
     objective: Literal["next", "cloze"] = "next"
+    item_bias_V: Tensor | None = None
 
     def __init__(
         self,
@@ -102,9 +103,9 @@ class SASRec(nn.Module):
         """
         raise NotImplementedError("SASRec: predicts the next item and has no mask vector")
 
-    def score(self, hidden_MD: Tensor, items_KD: Tensor, item_ids_K: Tensor) -> Tensor:
-        """Logits (M, K): dot products."""
-        return hidden_MD @ items_KD.T
+    def head(self, hidden_MD: Tensor) -> Tensor:
+        """The hidden vector itself."""
+        return hidden_MD
 
 
 def _initialize(module: nn.Module) -> None:

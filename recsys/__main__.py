@@ -10,6 +10,7 @@ VERBS = {
     "simulate": ("recsys.data.simulate", "write a click log whose true probabilities are known"),
     "export": ("recsys.export", "turn a checkpoint into a bundle"),
     "score": ("recsys.score", "score raw Parquet with a bundle"),
+    "report": ("recsys.report", "metrics of scored Parquet"),
 }
 
 

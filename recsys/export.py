@@ -23,6 +23,7 @@ from features.storage import save_schema
 from recsys.bundle import CARD, MODEL, SCHEMA, TABLES, BundleManifest, write_manifest
 from recsys.checkpoint import MODEL as MODEL_TENSORS
 from recsys.checkpoint import Manifest, read_manifest, read_schema, read_tensors
+from recsys.nn.catalogue import catalogue_scores
 from recsys.nn.tokens import is_last
 from recsys.protocols import SequenceEncoder
 from recsys.tables.config import TablesConfig
@@ -129,8 +130,7 @@ class SequenceProgram(nn.Module):
         if encoder.objective == "cloze":
             items = encoder.mask(items, is_last_L)
         last_BD = encoder(items)[lengths_B.cumsum(0) - 1]
-        ids_V = torch.arange(items_VD.shape[0], device=items_VD.device)
-        return encoder.score(last_BD, items_VD, ids_V)
+        return catalogue_scores(encoder, last_BD, items_VD)
 
 
 def _program(task: Task) -> torch.export.ExportedProgram:

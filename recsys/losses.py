@@ -6,15 +6,11 @@ D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
-
-Score = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(hidden_MD, items_KD, item_ids_K) -> logits_MK, as `SequenceEncoder.score`."""
 
 
 def binary_cross_entropy(logits_BT: Tensor, labels_BT: Tensor, weights_B: Tensor) -> Tensor:
@@ -34,36 +30,73 @@ def binary_cross_entropy(logits_BT: Tensor, labels_BT: Tensor, weights_B: Tensor
 
 
 def full_softmax(
-    hidden_MD: Tensor,
+    vectors_MD: Tensor,
     items_VD: Tensor,
     targets_M: Tensor,
-    score: Score,
     *,
+    bias_V: Tensor | None = None,
     chunk: int = 256,
 ) -> Tensor:
     """Mean cross-entropy of each position's target among all items of the catalogue.
 
-    Logits are computed for a few positions at a time, and once more in the backward pass, so
-    those of all positions never lie in memory together.
+    A logit is the dot product of a position's and an item's vector, plus the item's bias.
 
     Args:
-        hidden_MD: What each position predicts.
+        vectors_MD: What each position predicts; for example `SequenceEncoder.head(hidden_MD)`.
         items_VD: The item table; row 0, out of vocabulary, is no candidate.
         targets_M: Item ids; positions whose target is 0 are left out.
-        score: The encoder's `score`.
+        bias_V: Bias of each item.
         chunk: Positions whose logits are computed together.
     """
-    candidates_KD = items_VD[1:]
-    candidate_ids_K = torch.arange(1, len(items_VD), device=items_VD.device)
+    bias_K = items_VD.new_zeros(len(items_VD) - 1) if bias_V is None else bias_V[1:]
+    return _FullSoftmax.apply(vectors_MD, items_VD[1:], bias_K, targets_M - 1, chunk)
 
-    def summed(part_MD: Tensor, part_targets_M: Tensor) -> Tensor:
-        logits_MK = score(part_MD, candidates_KD, candidate_ids_K)
-        return F.cross_entropy(logits_MK, part_targets_M - 1, ignore_index=-1, reduction="sum")
 
-    parts = list(zip(hidden_MD.split(chunk), targets_M.split(chunk), strict=True))
-    if len(parts) == 1:  # nothing to save, so nothing is computed twice
-        total = summed(hidden_MD, targets_M)
-    else:
-        sums = [checkpoint(summed, *part, use_reentrant=False) for part in parts]
-        total = torch.stack(sums).sum()
-    return total / (targets_M > 0).sum().clamp(min=1)
+class _FullSoftmax(torch.autograd.Function):
+    """The loss with its gradients, a chunk of positions at a time.
+
+    The gradients of a chunk follow from its probabilities, so they are computed beside the loss:
+    neither do the logits of all positions lie in memory together, nor are they computed twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        vectors_MD: Tensor,
+        items_KD: Tensor,
+        bias_K: Tensor,
+        targets_M: Tensor,
+        chunk: int,
+    ) -> Tensor:
+        is_known_M = targets_M >= 0
+        num_known = is_known_M.sum().clamp(min=1)
+        total = vectors_MD.new_zeros(())
+        grad_vectors_MD = torch.zeros_like(vectors_MD)
+        grad_items_KD = torch.zeros_like(items_KD)
+        grad_bias_K = torch.zeros_like(bias_K)
+        for start in range(0, len(targets_M), chunk):
+            part = slice(start, start + chunk)
+            is_known_P1 = is_known_M[part].unsqueeze(1).to(vectors_MD.dtype)
+            targets_P1 = targets_M[part].clamp(min=0).unsqueeze(1)
+            logits_PK = torch.addmm(bias_K, vectors_MD[part], items_KD.T)
+            target_P1 = logits_PK.gather(1, targets_P1)
+            highest_P1 = logits_PK.amax(1, keepdim=True)
+            logits_PK.sub_(highest_P1).exp_()
+            normalizer_P1 = logits_PK.sum(1, keepdim=True)
+            losses_P1 = normalizer_P1.log() + highest_P1 - target_P1
+            total += (losses_P1 * is_known_P1).sum()
+            # probability minus one at the target: the gradient of the logits
+            grad_PK = logits_PK.mul_(is_known_P1 / normalizer_P1)
+            grad_PK.scatter_add_(1, targets_P1, -is_known_P1)
+            grad_vectors_MD[part] = grad_PK @ items_KD
+            grad_items_KD.addmm_(grad_PK.T, vectors_MD[part])
+            grad_bias_K += grad_PK.sum(0)
+        ctx.save_for_backward(
+            grad_vectors_MD / num_known, grad_items_KD / num_known, grad_bias_K / num_known
+        )
+        return total / num_known
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
+        return *(grad * saved for saved in ctx.saved_tensors), None, None

@@ -25,9 +25,11 @@ class SequenceEncoder(Protocol):
     Attributes:
         objective: `next`: position i predicts item i + 1, and no position sees a later one;
             `cloze`: masked items are predicted from both sides.
+        item_bias_V: Added to the score of each item; None where there is none.
     """
 
     objective: Literal["next", "cloze"]
+    item_bias_V: Tensor | None
 
     def __call__(self, items: Jagged) -> Tensor:
         """Give hidden_LD, one vector per token, packed as the input is."""
@@ -37,6 +39,6 @@ class SequenceEncoder(Protocol):
         """Put the mask vector where `masked_L` is true (cloze only)."""
         ...
 
-    def score(self, hidden_MD: Tensor, items_KD: Tensor, item_ids_K: Tensor) -> Tensor:
-        """Logits (M, K) of candidate items, given their table rows and ids."""
+    def head(self, hidden_MD: Tensor) -> Tensor:
+        """What is compared with item vectors, by dot product."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -124,16 +125,11 @@ def _scored_events(
 ) -> pl.DataFrame:
     batches = event_batches(store, batch_size=_RANKING_BATCH)
     scores_ET = torch.cat([scorer.probabilities(batch) for batch in batches]).numpy()
-    by_label = {label: scores_ET[:, t] for t, label in enumerate(scorer.manifest.labels)}
-    scores = pl.DataFrame({columns.ROW: event_rows(store), **_named(by_label, key_columns)})
+    by_label = {f"score_{n}": scores_ET[:, t] for t, n in enumerate(scorer.manifest.labels)}
+    scores = pl.DataFrame({columns.ROW: event_rows(store), **by_label})
     raw = scan_events(scorer.schema.feature_set, data_dir, require_labels=False)
     keys = raw.select(columns.ROW, *key_columns).collect(engine="streaming")
     return keys.join(scores, on=columns.ROW, how="inner").sort(columns.ROW).drop(columns.ROW)
-
-
-def _named(by_label: dict[str, object], key_columns: Sequence[str]) -> dict[str, object]:
-    """Score columns; one that would clash with a key column gets a prefix."""
-    return {(f"score_{n}" if n in key_columns else n): v for n, v in by_label.items()}
 
 
 def _scored_users(scorer: Scorer, store: EncodedStore, *, k: int) -> pl.DataFrame:
@@ -200,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-k", type=int, default=10, help="items per user, for sequence models")
     options = parser.parse_args(arguments)
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a warning about its own internals
     names = [name.strip() for name in options.columns.split(",") if name.strip()]
     try:
         num_rows = score(options.bundle, options.data, options.out, key_columns=names, k=options.k)

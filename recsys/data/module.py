@@ -49,7 +49,6 @@ class RecsysData(LightningDataModule):
         features_file: Where the feature set was read.
         feature_set: What the person wrote.
         data_dir: Directory of the raw files.
-        train_loader: What the last `train_dataloader()` gave; None before.
     """
 
     def __init__(

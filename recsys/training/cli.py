@@ -117,9 +117,11 @@ def _summary(directory: Path) -> str:
 def main(args: ArgsType = None) -> None:
     """Run the command line; mistakes of the user end with a message and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("lightning", "lightning.pytorch", "torchrec", "torch.fx"):
+    for noisy in ("lightning.fabric", "lightning.pytorch", "torchrec", "torch.fx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="torchrec")
+    # Lightning and torch about each other; nothing that a user could mend.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*num_workers.*")
     try:
         RecsysCLI(
             Task,

@@ -14,6 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from features.errors import FeatureConfigError, RunConfigError
 from recsys.losses import full_softmax
 from recsys.metrics import CatalogueMetrics, rank_targets, remove_seen, top_k
+from recsys.nn.catalogue import catalogue_scores
 from recsys.nn.tokens import as_question, is_first, is_last, keep_last
 from recsys.protocols import SequenceEncoder
 from recsys.tables.config import TablesConfig
@@ -108,7 +109,7 @@ class SequenceTask(Task):
         if objective == "cloze":
             items = self._encoder.mask(items, is_last(lengths_B))
         hidden_LD = self._encoder(items)
-        return self._score(hidden_LD[is_last(lengths_B)], self._catalogue())
+        return catalogue_scores(self._encoder, hidden_LD[is_last(lengths_B)], self._catalogue())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss."""
@@ -127,7 +128,8 @@ class SequenceTask(Task):
             hidden_MD = self._encoder(
                 self._embed(batch, ids[inputs_L], (lengths_B - 1).clamp(min=0))
             )
-        loss = full_softmax(hidden_MD, self._catalogue(), targets_M, self._encoder.score)
+        vectors_MD, bias_V = self._encoder.head(hidden_MD), self._encoder.item_bias_V
+        loss = full_softmax(vectors_MD, self._catalogue(), targets_M, bias_V=bias_V)
         self.log_loss(loss, num_examples=len(batch))
         return loss * self._share_of_targets(targets_M)
 
@@ -163,10 +165,6 @@ class SequenceTask(Task):
 
     def _catalogue(self) -> Tensor:
         return self.embedder.catalogue(self.key, num_ids=self.num_items)
-
-    def _score(self, hidden_BD: Tensor, items_VD: Tensor) -> Tensor:
-        item_ids_V = torch.arange(self.num_items, device=hidden_BD.device)
-        return self._encoder.score(hidden_BD, items_VD, item_ids_V)
 
     def _masks(self, users_B: Tensor, ids: Tensor, lengths_B: Tensor) -> Tensor:
         """Draw masks, as a function of step, user and position: alike on any number of ranks."""

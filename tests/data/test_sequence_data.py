@@ -136,19 +136,12 @@ def test_ranking_module_follows_the_trainer(tmp_path):
     data, _ = data_module(tmp_path, features=RANKING, task="ranking", num_lanes=4)
     data.prepare_data()
     whole = [sorted(b.users_B[b.weights_B > 0].tolist()) for b in data.train_dataloader()]
-    assert data.train_loader is not None
     ranks = []
     for rank in (0, 1):
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2, current_epoch=0)
         ranks.append([b.users_B[b.weights_B > 0].tolist() for b in data.train_dataloader()])
     assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == whole
     assert sum(map(len, whole)) == data.store.manifest.rows["train"]
-
-
-def test_a_resumed_run_begins_with_its_epoch(tmp_path):
-    data, _ = data_module(tmp_path, features=RANKING, task="ranking")
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=3)
-    assert data.train_dataloader().epoch == 3
 
 
 def test_no_training_rows(tmp_path):

@@ -154,6 +154,10 @@ def test_every_mistake_is_reported_at_once():
         (HEAD + "features: [{name: a, kind: dense}]\nfeatures: 1",
          "f.yaml:3: features: duplicate key, first on line 2; drop one of them"),
         (HEAD + "features: [{name: !x a, kind: dense}]", "f.yaml:2: features.0.name: unknown tag"),
+        (HEAD + "features: [{name: \x07}]",
+         "f.yaml:2: no valid YAML: character '\\x07' is not allowed; drop it"),
+        (HEAD + "features: [{name: 2020-13-45}]",
+         "f.yaml:2: features.0.name: no valid value, got '2020-13-45'; quote a text"),
         (HEAD + "features: &a [*a]", "f.yaml:2: features.0: an alias that contains itself"),
     ],
 )  # fmt: skip

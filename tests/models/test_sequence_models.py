@@ -5,6 +5,7 @@ from torch import nn
 import models
 from features.errors import RunConfigError
 from recsys.losses import full_softmax
+from recsys.nn.catalogue import catalogue_scores
 from recsys.types import FieldLayout, Jagged
 
 ENCODERS = [n for n in models.__all__ if hasattr(getattr(models, n), "objective")]
@@ -47,7 +48,7 @@ def test_gradient_reaches_every_parameter(name):
     masked_L = torch.arange(13) % 3 == 0
     if model.objective == "cloze":
         items = model.mask(items, masked_L)
-    logits_MK = model.score(model(items)[masked_L], torch.randn(11, 8), torch.arange(11))
+    logits_MK = catalogue_scores(model, model(items)[masked_L], torch.randn(11, 8))
     assert logits_MK.shape == (5, 11)
     (logits_MK * torch.randn_like(logits_MK)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
@@ -99,11 +100,11 @@ def test_bert4rec_mask_and_head_by_hand():
     assert torch.equal(masked.values_LD, torch.stack([items.values_LD[0], model.mask_D]))
 
     model.item_bias_V.data = torch.arange(11.0)
-    hidden_MD, table_VD, ids_K = torch.randn(3, 8), torch.randn(11, 8), torch.tensor([4, 9])
-    linear, _, norm = model.head
+    hidden_MD, table_VD = torch.randn(3, 8), torch.randn(11, 8)
+    linear, _, norm = model.projection
     head_MD = norm(nn.functional.gelu(hidden_MD @ linear.weight.T + linear.bias))
-    expected = head_MD @ table_VD[ids_K].T + torch.tensor([4.0, 9.0])
-    torch.testing.assert_close(model.score(hidden_MD, table_VD[ids_K], ids_K), expected)
+    expected = head_MD @ table_VD.T + torch.arange(11.0)
+    torch.testing.assert_close(catalogue_scores(model, hidden_MD, table_VD), expected)
 
 
 def test_sasrec_scales_items_not_positions():
@@ -164,8 +165,10 @@ def test_learns_what_follows(name):
             items = model.mask(items, asked_L)
         else:
             asked_L, targets_L = torch.ones(len(ids_L), dtype=torch.bool), ids_L % 20 + 1
-        hidden_MD = model(items)[asked_L]
-        loss = full_softmax(hidden_MD, table_VD, targets_L[asked_L], model.score, chunk=64)
+        vectors_MD = model.head(model(items)[asked_L])
+        loss = full_softmax(
+            vectors_MD, table_VD, targets_L[asked_L], bias_V=model.item_bias_V, chunk=64
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -175,5 +178,5 @@ def test_learns_what_follows(name):
     if model.objective == "cloze":
         items = Jagged(table_VD[torch.cat([history, history[:1]])], torch.tensor([5]))
         items = model.mask(items, torch.arange(5) == 4)
-    logits_V = model.eval().score(model(items)[-1:], table_VD, torch.arange(21))[0]
+    logits_V = catalogue_scores(model.eval(), model(items)[-1:], table_VD)[0]
     assert logits_V[1:].argmax() + 1 == 1
