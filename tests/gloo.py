@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import traceback
+import uuid
 import warnings
 
 import torch
@@ -13,7 +14,7 @@ def run_processes(world_size, function, directory, *args):
     """Call `function(rank, world_size, *args)` on each rank; give what rank 0 returned."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    rendezvous = f"file://{directory}/rendezvous-{world_size}-{function.__name__}"
+    rendezvous = f"file://{directory}/rendezvous-{uuid.uuid4().hex}"
     processes = [
         context.Process(target=_enter, args=(rank, world_size, rendezvous, results, function, args))
         for rank in range(world_size)

@@ -84,18 +84,18 @@ def event_rows(store: EncodedStore) -> pl.Series:
 
 def user_batches(store: EncodedStore, *, batch_size: int) -> BatchLoader:
     """Every user with the whole history, in the order of the store's users."""
-    task = ItemSequence.of(store.schema.feature_set)
+    items = ItemSequence.of(store.schema.feature_set)
     assert store.histories is not None, "sequences need a user column"
     users = np.arange(len(store.histories))
     rows = {
         columns.USER: users,
         columns.POSITION: np.diff(store.histories.offsets),
-        position_column(task.sequence): np.diff(store.histories_of(task.sequence).offsets),
-        task.item: np.zeros(len(users), np.int64),  # nothing is known to come next
+        position_column(items.feature): np.diff(store.histories_of(items.feature).offsets),
+        items.item: np.zeros(len(users), np.int64),  # nothing is known to come next
         columns.WEIGHT: np.ones(len(users), np.float32),
     }
     source = MemorySource(Rows(rows, len(users)))
-    return _in_order(source, SequenceEvaluationCollate(store, task), batch_size=batch_size)
+    return _in_order(source, SequenceEvaluationCollate(store, items), batch_size=batch_size)
 
 
 def _in_order(

@@ -111,8 +111,10 @@ class Embedder(nn.Module):
 
     def materialize(self) -> None:
         """Make the collections whole on the CPU, with their first values, to run unsharded."""
-        for name, tables in self._sharded.items():
-            materialize(self.get_submodule(name), tables, seed=self.config.seed)
+        for place, tables in self._sharded.items():
+            store = self.get_submodule(place)
+            assert isinstance(store, PooledStore | SequenceStore)
+            materialize(store, tables, seed=self.config.seed)
 
     # ------------------------------------------------------------------------------ inside
     def _build_stores(self) -> None:

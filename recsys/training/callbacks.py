@@ -22,7 +22,9 @@ class Throughput(Callback):
         self._started_s = 0.0
         self._num_samples = 0
 
-    def on_train_batch_start(self, trainer: Trainer, *rest: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Start the clock of a window."""
         if self._num_samples == 0:
             self._started_s = time.perf_counter()

@@ -87,7 +87,7 @@ class RecsysCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the best checkpoint, and say where everything is."""
         if self.run.test and self.datamodule.has_split("test"):
-            best = self.trainer.checkpoint_callback.best_model_path
+            best = str(checkpoint_path(self.directory, "best"))
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
         if self.trainer.is_global_zero:
             print(f"results: {self.directory}/metrics.json\n{_summary(self.directory)}")
@@ -99,6 +99,7 @@ class RecsysCLI(LightningCLI):
     after_validate = after_test
 
     def _config(self) -> Any:
+        assert self.subcommand is not None, "fit, validate or test"
         return self.config[self.subcommand]
 
     def _write_inputs(self) -> None:

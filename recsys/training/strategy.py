@@ -99,6 +99,7 @@ class TorchRecStrategy(DDPStrategy):
         fused = self.sharded.fused_optimizer
         changed = False
         for group, base in zip(fused.param_groups, self._table_lrs, strict=True):
+            assert isinstance(group, dict)
             changed |= group["lr"] != base * scale
             group["lr"] = base * scale
         if changed:

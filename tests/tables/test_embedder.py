@@ -89,7 +89,7 @@ def test_the_catalogue_has_the_vector_of_every_id_with_gradient():
 
 
 def test_the_catalogue_of_a_sharded_table_is_refused_with_the_way_out():
-    with pytest.raises(RunConfigError, match="set tables.dense_max_bytes to 3200 or more"):
+    with pytest.raises(RunConfigError, match=r"set tables.dense_max_bytes to 3200 or more"):
         embedder(0).catalogue("item", num_ids=100)
 
 

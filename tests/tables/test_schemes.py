@@ -1,4 +1,5 @@
 import inspect
+import itertools
 import typing
 
 import pytest
@@ -76,7 +77,7 @@ def test_hash_shares_rows_in_proportion_and_leaves_none_over():
     rows = scheme.remap({r.key: torch.arange(5000) for r in readers})
     used = {r.key: rows[r.key].unique().tolist() for r in readers}
     assert [len(used[r.key]) for r in readers] == [59, 30, 10, 1]
-    assert sorted(sum(used.values(), [])) == list(range(100))
+    assert sorted(itertools.chain(*used.values())) == list(range(100))
 
 
 def test_unified_probes_are_independent_and_keep_their_rows_when_features_come_and_go():
@@ -102,7 +103,7 @@ def test_a_byte_budget_is_spent_to_the_last_whole_row(scheme, budget, rows):
 def test_mistakes_name_the_table_and_the_way_out():
     with pytest.raises(FeatureConfigError, match=r"tables.table.budget: .* 16 bytes, got 15; "):
         build_scheme(table(UnifiedTable(scheme="unified", budget=15), reader("a"), dim=4))
-    with pytest.raises(FeatureConfigError, match="full table .* 'a' .* give the encoding a size"):
+    with pytest.raises(FeatureConfigError, match=r"full table .* 'a' .* give the encoding a size"):
         build_scheme(table(FullTable(), reader("a", num_ids=None)))
     spec = HashTable(scheme="hash", rows=10)
     with pytest.raises(FeatureConfigError, match="unknown cardinality: a; give"):

@@ -55,7 +55,7 @@ def share(batch, rank, world_size):
 
     def cut(keyed):
         values, lengths = [], []
-        for key in keyed.keys():
+        for key in keyed.keys():  # noqa: SIM118  no dict
             examples = keyed[key].to_dense()[rows]
             values += examples
             lengths += [len(ids) for ids in examples]

@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed, on one process or two, ends where the uninterrupted one ends."""
+"""A run that is stopped and resumed, on one process or two, ends as the uninterrupted one."""
 
 import os
 from functools import partial
@@ -45,15 +45,11 @@ def runs(tmp_path_factory):
             for stop in STOPS
             for before in (1, 2)
         ]
-        losses |= run_processes(world_size, partial_train, directory, directory, jobs)
+        losses |= run_processes(world_size, train, directory, directory, jobs)
     return directory, losses
 
 
 KINDS = ("ranking", "sequence")
-
-
-def partial_train(rank, world_size, directory, jobs):
-    return train(rank, world_size, directory, jobs)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,6 +31,8 @@ class HashScheme(Scheme):
     baseline of Coleman et al., Unified Embedding (2023), https://arxiv.org/abs/2305.12102.
     """
 
+    plan_R3: Tensor
+
     def __init__(self, table: LogicalTable, *, spec: HashTable) -> None:
         physical = PhysicalTable(
             table.name, num_rows=rows_for(spec, dim=table.dim, name=table.name), dim=table.dim

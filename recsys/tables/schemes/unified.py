@@ -28,6 +28,8 @@ class UnifiedScheme(Scheme):
     Source: Coleman et al., Unified Embedding (2023), https://arxiv.org/abs/2305.12102, section 3.
     """
 
+    salts_R1: Tensor
+
     def __init__(self, table: LogicalTable, *, spec: UnifiedTable) -> None:
         physical = PhysicalTable(
             table.name, num_rows=rows_for(spec, dim=table.dim, name=table.name), dim=table.dim
