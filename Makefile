@@ -19,11 +19,15 @@ doctor: install  ## check the installation and the machine
 	@$(python) -m recsys.doctor
 
 demo: install  ## simulate a click log, train, test, export and score it
-	$(python) -m recsys simulate --out runs/demo/data
+	$(python) -m recsys simulate --out runs/demo_data
 	$(python) train.py fit -c configs/experiment/demo.yaml
-	$(python) train.py test -c configs/experiment/demo.yaml
-	$(python) -m recsys export runs/demo
-	$(python) -m recsys score runs/demo/bundle runs/demo/data
+	$(python) -m recsys export runs/demo --out runs/demo/bundle
+	$(python) -m recsys score runs/demo/bundle runs/demo_data --out runs/demo/scores \
+	  --columns user_id,item_id,timestamp,click,true_probability
+	@echo "The last tenth of the log is the test; true_probability is what clicks were drawn from:"
+	@$(python) -m recsys report runs/demo/scores --label click \
+	  --scores score_click,true_probability --user user_id --last 0.1
+	@echo "run: runs/demo   metrics: runs/demo/metrics.json   scores: runs/demo/scores"
 
 test: install  ## lint, then all tests but the slow ones
 	@.ci/check

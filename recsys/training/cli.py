@@ -112,7 +112,8 @@ class RecsysCLI(LightningCLI):
 def _summary(directory: Path) -> str:
     report = json.loads((directory / "metrics.json").read_text())
     values = {k: v for part in ("val", "test") for k, v in report.get(part, {}).items()}
-    return "\n".join(f"  {k:<32} {v:.5f}" for k, v in values.items() if v is not None)
+    shown = {k: v for k, v in values.items() if v is not None and "num_examples" not in k}
+    return "\n".join(f"  {name:<32} {value:.5f}" for name, value in shown.items())
 
 
 def main(args: ArgsType = None) -> None:
@@ -123,6 +124,10 @@ def main(args: ArgsType = None) -> None:
     # Lightning and torch about each other; nothing that a user could mend.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*num_workers.*")
+    warnings.filterwarnings("ignore", message=".*logging interval.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    # torch and torchrec about calls that torchrec makes of torch.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         RecsysCLI(
             Task,

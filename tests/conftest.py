@@ -1,0 +1,16 @@
+import os
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what this machine cannot run, with the reason."""
+    lacking = {
+        "data": None if os.environ.get("RECSYS_DATA") else "RECSYS_DATA is not set",
+        "gpu": None if torch.cuda.is_available() else "there is no GPU",
+    }
+    for item in items:
+        for marker, reason in lacking.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
