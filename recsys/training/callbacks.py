@@ -95,7 +95,9 @@ class Results(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the values of the test."""
         assert isinstance(pl_module, Task)
-        self._write(trainer, pl_module, {"test": _values(trainer, "test/")})
+        checkpoint = Path(str(trainer.ckpt_path)).name
+        part = {"test": _values(trainer, "test/"), "tested_checkpoint": checkpoint}
+        self._write(trainer, pl_module, part)
 
     def _write(self, trainer: Trainer, task: Task, part: dict[str, Any]) -> None:
         if not trainer.is_global_zero:
@@ -123,7 +125,12 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
             filename="best",
             monitor=task.monitor,
             mode=task.monitor_mode,
-            save_last=True,
+            enable_version_counter=False,
+        ),
+        ModelCheckpoint(
+            dirpath=directory / "checkpoints",
+            filename="last",
+            every_n_train_steps=run.checkpoint_every_steps,
             enable_version_counter=False,
         ),
         Throughput(),

@@ -11,10 +11,10 @@ from typing import Any
 
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
-from features.errors import RecsysError
+from features.errors import RecsysError, RunConfigError
 from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
 from recsys.training.run import RunConfig, checkpoint_path, keep_earlier_run, run_directory
@@ -61,23 +61,23 @@ class RecsysCLI(LightningCLI):
             config["ckpt_path"] = str(checkpoint_path(self.directory, wanted or "best"))
         elif kept := keep_earlier_run(self.directory):
             print(f"{self.directory}: the earlier run is kept as {kept}")
+        chosen = self.config_init[self.subcommand].trainer
+        if chosen.strategy != "auto":
+            raise RunConfigError(
+                f"trainer.strategy: training always runs under TorchRecStrategy, got "
+                f"{chosen.strategy!r}; allowed auto; leave it out"
+            )
         is_terminal = Console().is_terminal
-        progress = RichProgressBar() if is_terminal else EpochLines()
         trainer = super().instantiate_trainer(
             strategy=TorchRecStrategy(),
             callbacks=[
+                *(chosen.callbacks or []),
                 *run_callbacks(self.model, self.run, directory=self.directory),
-                progress,
+                RichProgressBar() if is_terminal else EpochLines(),
             ],
             enable_checkpointing=True,
             enable_progress_bar=is_terminal,
-            logger=[
-                # A resumed run adds a version, and so keeps what was logged before.
-                CSVLogger(self.directory, name="csv"),
-                TensorBoardLogger(self.directory, name="tensorboard"),
-            ]
-            if self.subcommand == "fit"
-            else False,
+            logger=chosen.logger or self._loggers(),
             **kwargs,
         )
         if trainer.is_global_zero and self.subcommand == "fit":
@@ -89,14 +89,31 @@ class RecsysCLI(LightningCLI):
         if self.run.test and self.datamodule.has_split("test"):
             best = str(checkpoint_path(self.directory, "best"))
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
-        if self.trainer.is_global_zero:
-            print(f"results: {self.directory}/metrics.json\n{_summary(self.directory)}")
+        self.after_test()
 
     def after_test(self) -> None:
         """Say where the results are."""
-        print(f"results: {self.directory}/metrics.json\n{_summary(self.directory)}")
+        if self.trainer.is_global_zero:
+            print(f"results: {self.directory}/metrics.json\n{_summary(self.directory)}")
 
-    after_validate = after_test
+    def after_validate(self) -> None:
+        """Say where the results are."""
+        self.after_test()
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """All of Lightning's but `predict`: scoring is `python -m recsys score`."""
+        verbs = LightningCLI.subcommands()
+        return {verb: verbs[verb] for verb in ("fit", "validate", "test")}
+
+    def _loggers(self) -> list[Logger] | bool:
+        """Files of a training run; a resumed one adds a version and keeps what was logged."""
+        if self.subcommand != "fit":
+            return False
+        return [
+            CSVLogger(self.directory, name="csv"),
+            TensorBoardLogger(self.directory, name="tensorboard"),
+        ]
 
     def _config(self) -> Any:
         assert self.subcommand is not None, "fit, validate or test"

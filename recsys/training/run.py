@@ -19,6 +19,8 @@ class RunConfig:
     """Folder of all runs."""
     patience: int | None = None
     """Validations without a better result after which training stops; null: never."""
+    checkpoint_every_steps: int | None = None
+    """Steps after which the last checkpoint is written anew; null: at every validation."""
     test: bool = True
     """Whether `fit` ends by testing the best checkpoint."""
 

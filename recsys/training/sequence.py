@@ -82,6 +82,12 @@ class SequenceTask(Task):
                 f"and one sequence of it, got item {item!r} and sequences "
                 f"{list(layout.sequences) or 'none'}; see configs/features/ml1m_sequence.yaml"
             )
+        unread = [name for name in layout.fields if name != item]
+        if unread or layout.num_dense:
+            raise FeatureConfigError(
+                f"features: a sequence task reads items alone, got also "
+                f"{', '.join(unread) or 'dense features'}; drop them from the feature file"
+            )
         [self.key] = keys
         self.item = item
         self.num_items = layout.num_items

@@ -112,12 +112,32 @@ class Task(LightningModule, ABC):
 
     # ------------------------------------------------------------------------------- running
     def on_fit_start(self) -> None:
-        """Refuse what would train wrongly without a word."""
-        if self.trainer.precision == "16-mixed" and self.embedder.sharded_tables():
-            raise RunConfigError(
-                "trainer.precision: fp16 scaling would scale the gradients of fused tables, got "
+        """Refuse what would train sharded tables wrongly without a word.
+
+        Raises:
+            RunConfigError: with all such settings.
+        """
+        if not self.embedder.sharded_tables():
+            return
+        trainer, mistakes = self.trainer, []
+        if trainer.precision == "16-mixed":
+            mistakes.append(
+                "trainer.precision: fp16 scaling would scale the gradients of sharded tables, got "
                 "16-mixed; allowed 32-true, bf16-mixed; choose one"
             )
+        if trainer.accumulate_grad_batches != 1:
+            mistakes.append(
+                f"trainer.accumulate_grad_batches: sharded tables are updated in every backward "
+                f"pass, got {trainer.accumulate_grad_batches}; allowed 1; raise data.batch_size"
+            )
+        if trainer.gradient_clip_val is not None:
+            mistakes.append(
+                f"trainer.gradient_clip_val: gradients of sharded tables cannot be clipped, got "
+                f"{trainer.gradient_clip_val}; allowed null; leave it out, or replicate the "
+                f"tables with tables.dense_max_bytes"
+            )
+        if mistakes:
+            raise RunConfigError(mistakes)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Fix the random numbers of this step, so that a resumed run repeats them."""

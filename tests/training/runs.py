@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from models import DCNv2, SASRec
+from models import BERT4Rec, DCNv2, SASRec
 from recsys.checkpoint import DENSE, FUSED, MODEL, read_tensors
 from recsys.data.module import RecsysData
 from recsys.data.simulate import SimulatorConfig, simulate
@@ -67,6 +67,7 @@ class Losses(Callback):
 
 
 def data_module(directory: Path, kind: str, *, batch_size: int = 64) -> RecsysData:
+    kind = "sequence" if kind == "cloze" else kind
     return RecsysData(
         features=str(directory / f"{kind}.yaml"),
         data_dir=str(directory / "data"),
@@ -84,8 +85,8 @@ def task(kind: str, *, dense_max_bytes: int = 0, dropout: float = 0.0):
     if kind == "ranking":
         ranker = partial(DCNv2, num_cross_layers=1, mlp=(16,), dropout=dropout)
         return RankingTask(ranker=ranker, optimizer=adam, tables=tables)
-    encoder = partial(SASRec, dropout=dropout)
-    return SequenceTask(encoder=encoder, optimizer=adam, ks=(5,))
+    model = {"sequence": SASRec, "cloze": BERT4Rec}[kind]
+    return SequenceTask(encoder=partial(model, dropout=dropout), optimizer=adam, ks=(5,))
 
 
 def fit(
