@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ from recsys.data.sequences import (
 from recsys.data.sources import ParquetSource, RowSource
 from recsys.data.store import EncodedStore, prepare
 
+_USES = {"train": "train on", "val": "validate on (val)", "test": "test on (test)"}
+
 
 class RecsysData(LightningDataModule):
     """Examples and histories of one feature set, as batches for each rank.
@@ -44,6 +47,10 @@ class RecsysData(LightningDataModule):
         num_lanes: Ranges of the training rows that are read at once; a multiple of the number of
             ranks.
         max_memory_gib: Memory for rows while encoded data is built.
+
+    Raises:
+        RunConfigError: a number is too small, or a path names a variable that is not set.
+        FeatureConfigError: the feature file is wrong.
 
     Attributes:
         features_file: Where the feature set was read.
@@ -66,6 +73,14 @@ class RecsysData(LightningDataModule):
         max_memory_gib: float = 4.0,
     ) -> None:
         super().__init__()
+        _check_numbers(
+            (
+                ("eval_batch_size", eval_batch_size, 1),
+                ("num_lanes", num_lanes, 1),
+                ("num_workers", num_workers, 0),
+                ("max_memory_gib", max_memory_gib, 0.1),
+            )
+        )
         self.features_file = expand_path(features, key="features")
         self.feature_set: FeatureSet = load_feature_set(self.features_file)
         self.data_dir = expand_path(data_dir, key="data_dir")
@@ -139,6 +154,21 @@ class RecsysData(LightningDataModule):
         """Whether there is an example to evaluate."""
         return self.store.manifest.rows[split] > 0
 
+    def require_examples(self, *splits: str) -> None:
+        """Make sure that there is something to train on, or to evaluate.
+
+        Raises:
+            DataError: a split is empty.
+        """
+        mistakes = [
+            f"{self.data_dir}: no example to {_USES[split]}, got 0; allowed 1 and more; look at "
+            f"split, sources.events.where and label.where in the feature file"
+            for split in splits
+            if not self.has_split(split)
+        ]
+        if mistakes:
+            raise DataError(mistakes)
+
     def describe(self) -> dict[str, Any]:
         """What a report must name: the protocol and the data."""
         manifest = self.store.manifest
@@ -178,6 +208,17 @@ class RecsysData(LightningDataModule):
             num_lanes=self.num_lanes,
             num_workers=self.num_workers,
         )
+
+
+def _check_numbers(numbers: Iterable[tuple[str, float | None, float]]) -> None:
+    """Each with its name and the least it may be."""
+    mistakes = [
+        f"data.{name}: is too small, got {value}; allowed {least} and more"
+        for name, value, least in numbers
+        if value is not None and value < least
+    ]
+    if mistakes:
+        raise RunConfigError(mistakes)
 
 
 def expand_path(text: str, *, key: str) -> Path:

@@ -6,20 +6,25 @@ import json
 import logging
 import sys
 import warnings
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
-from features.errors import RecsysError, RunConfigError
+from features.errors import RecsysError
 from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
+from recsys.training.experiment_file import check_experiment_file, experiment_files
+from recsys.training.parser_errors import in_short
 from recsys.training.run import RunConfig, checkpoint_path, keep_earlier_run, run_directory
 from recsys.training.strategy import TorchRecStrategy
 from recsys.training.task import Task
+from recsys.training.trainer_settings import check_trainer_settings, refused
 
 _TRAINER_DEFAULTS = {
     "devices": 1,
@@ -30,6 +35,15 @@ _TRAINER_DEFAULTS = {
     "logger": False,
     "enable_checkpointing": False,
 }
+_LINKED = {
+    "data.seed": "seed_everything",
+    "model.init_args.seed": "seed_everything",
+    "model.init_args.tables.seed": "seed_everything",
+}
+_FOLLOWING = {**_LINKED, "data.task": "model.class_path"}
+_SECTIONS = {"data": RecsysData, "model": Task, "run": RunConfig, "trainer": Trainer}
+_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+_PARSER = {"exit_on_error": False, "allow_abbrev": False}
 
 
 class RecsysCLI(LightningCLI):
@@ -38,9 +52,22 @@ class RecsysCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `run`, and one seed for everything."""
         parser.add_class_arguments(RunConfig, "run")
-        parser.link_arguments("seed_everything", "data.seed")
-        parser.link_arguments("seed_everything", "model.init_args.seed")
-        parser.link_arguments("seed_everything", "model.init_args.tables.seed")
+        for target, source in _LINKED.items():
+            parser.link_arguments(source, target)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Check the experiment files before jsonargparse reads them."""
+        given = sys.argv[1:] if args is None else args
+        assert isinstance(given, list), "as on the command line"
+        if given and given[0] in _SPLITS:
+            defaults = self._parser(given[0]).get_defaults(skip_validation=True)
+            keys = [key for key in vars(defaults) if key != "config"]
+            for file in experiment_files(given):
+                check_experiment_file(file, keys=keys, sections=_SECTIONS, linked=_FOLLOWING)
+        super().parse_arguments(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Read nothing: checkpoints are directories, and hold no arguments of this command."""
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder."""
@@ -52,34 +79,34 @@ class RecsysCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Check everything that can be checked before a process group starts; then the trainer."""
         config = self._config()
+        check_trainer_settings(config.trainer)
         self.datamodule.task = self.model.reads
         self.model.build(self.datamodule.schema)
+        self.datamodule.require_examples(*_SPLITS[self.subcommand])
+        with refused("model.init_args.optimizer"):
+            self.model.configure_optimizers()
         self.model.config = json.loads(self._parser(self.subcommand).dump(config, format="json"))
         wanted = config.get("ckpt_path")
         resumes = wanted is not None or self.subcommand != "fit"
         if resumes:
             config["ckpt_path"] = str(checkpoint_path(self.directory, wanted or "best"))
-        elif kept := keep_earlier_run(self.directory):
-            print(f"{self.directory}: the earlier run is kept as {kept}")
         chosen = self.config_init[self.subcommand].trainer
-        if chosen.strategy != "auto":
-            raise RunConfigError(
-                f"trainer.strategy: training always runs under TorchRecStrategy, got "
-                f"{chosen.strategy!r}; allowed auto; leave it out"
-            )
         is_terminal = Console().is_terminal
-        trainer = super().instantiate_trainer(
-            strategy=TorchRecStrategy(),
-            callbacks=[
-                *(chosen.callbacks or []),
-                *run_callbacks(self.model, self.run, directory=self.directory),
-                RichProgressBar() if is_terminal else EpochLines(),
-            ],
-            enable_checkpointing=True,
-            enable_progress_bar=is_terminal,
-            logger=chosen.logger or self._loggers(),
-            **kwargs,
-        )
+        with refused("trainer"):
+            trainer = super().instantiate_trainer(
+                strategy=TorchRecStrategy(),
+                callbacks=[
+                    *(chosen.callbacks or []),
+                    *run_callbacks(self.model, self.run, directory=self.directory),
+                    RichProgressBar() if is_terminal else EpochLines(),
+                ],
+                enable_checkpointing=True,
+                enable_progress_bar=is_terminal,
+                logger=chosen.logger or self._loggers(),
+                **kwargs,
+            )
+        if not resumes and (kept := keep_earlier_run(self.directory)):
+            print(f"{self.directory}: the earlier run is kept as {kept}")
         if trainer.is_global_zero and self.subcommand == "fit":
             self._write_inputs()
         return trainer
@@ -104,7 +131,7 @@ class RecsysCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """All of Lightning's but `predict`: scoring is `python -m recsys score`."""
         verbs = LightningCLI.subcommands()
-        return {verb: verbs[verb] for verb in ("fit", "validate", "test")}
+        return {verb: verbs[verb] for verb in _SPLITS}
 
     def _loggers(self) -> list[Logger] | bool:
         """Files of a training run; a resumed one adds a version and keeps what was logged."""
@@ -154,8 +181,12 @@ def main(args: ArgsType = None) -> None:
             save_config_callback=None,
             auto_configure_optimizers=False,
             trainer_defaults=_TRAINER_DEFAULTS,
+            parser_kwargs={**_PARSER, **{verb: dict(_PARSER) for verb in _SPLITS}},
             args=args,
         )
+    except ArgumentError as error:
+        print(in_short(error.message), file=sys.stderr)
+        sys.exit(2)
     except RecsysError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

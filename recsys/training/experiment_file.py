@@ -7,7 +7,8 @@ lets duplicate keys and empty unknown ones pass. It still reads the file afterwa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from argparse import ArgumentParser
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from features.messages import got
 from features.yaml_tree import YamlTree, parse_yaml
 from recsys.training.signatures import (
     allowed_classes,
-    find_class,
+    find_classes,
+    import_class,
     in_words,
     is_accepted,
     made_by,
@@ -55,6 +57,13 @@ def check_experiment_file(
     check.top(keys, sections)
     if check.mistakes:
         raise RunConfigError(check.mistakes)
+
+
+def experiment_files(arguments: Sequence[str]) -> list[Path]:
+    """What `-c` and `--config` name on a command line, in its order."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="append", default=[], type=Path)
+    return parser.parse_known_args(list(arguments))[0].config
 
 
 class _Check:
@@ -102,24 +111,29 @@ class _Check:
         for key in content:
             self.is_allowed((*path, key), ("class_path", "init_args", "dict_kwargs"))
         name, arguments = content.get("class_path"), content.get("init_args")
-        found = find_class(name, base) if isinstance(name, str) else None
-        if found is None:
-            names = allowed_classes(base, like=str(name), argument=argument)
+        found = find_classes(name, base) if isinstance(name, str) else []
+        if len(found) != 1:
+            what = "several classes have this name" if found else "unknown class"
+            names = found or allowed_classes(base, like=str(name), argument=argument)
             listed = f"; allowed {', '.join(names)}" if len(names) <= _MOST_LISTED else ""
             hint = did_you_mean(str(name), names)
-            self.complain((*path, "class_path"), f"unknown class, got {got(name)}{listed}{hint}")
-        elif isinstance(arguments, dict):
-            types = parameters(found)
+            self.complain((*path, "class_path"), f"{what}, got {got(name)}{listed}{hint}")
+            return
+        chosen = import_class(found[0])
+        if chosen is not None and isinstance(arguments, dict):
+            types = parameters(chosen)
             if argument is not None:
                 types.pop(next(iter(types)))
             self.entries((*path, "init_args"), arguments, types)
 
     def is_allowed(self, path: YamlPath, keys: Collection[str]) -> bool:
         """Whether the last key of a path may stand there."""
-        key, whole = str(path[-1]), ".".join(map(str, path))
-        if whole in self.linked:
-            self.complain(path, f"follows from {self.linked[whole]}; give that one instead")
+        key, *above = reversed([str(part) for part in path])
+        source = self.linked.get(".".join(map(str, path)))
+        if source is not None:
+            self.complain(path, f"follows from {source}; give that one instead")
             return False
+        keys = [k for k in keys if ".".join([*reversed(above), k]) not in self.linked]
         # A key may lead deeper by dots; jsonargparse judges the rest of it.
         if key.partition(".")[0] not in keys:
             allowed = ", ".join(keys) if len(keys) <= _MOST_LISTED else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -88,37 +88,22 @@ class RankingTask(Task):
         self.log_loss(loss, num_examples=len(batch))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect predictions."""
-        self._collect(batch, split="val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect predictions."""
-        self._collect(batch, split="test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Compute and log."""
-        self._log_metrics(split="val")
-
-    def on_test_epoch_end(self) -> None:
-        """Compute and log."""
-        self._log_metrics(split="test")
-
-    def _collect(self, batch: Batch, *, split: str) -> None:
+    def collect(self, batch: Batch, *, split: str) -> None:
+        """Keep predictions beside labels."""
         logits_BT = self(batch).float()
         for column, label in enumerate(self.labels):
             self._metrics(split, label).update(
                 logits_BT[:, column], batch.labels_BT[:, column], batch.weights_B, batch.users_B
             )
 
-    def _log_metrics(self, *, split: str) -> None:
-        values: dict[str, Any] = {}
+    def compute(self, *, split: str) -> dict[str, Tensor]:
+        """Metrics of every label, by `name/label`."""
+        values: dict[str, Tensor] = {}
         for label in self.labels:
             metrics = self._metrics(split, label)
-            values |= {f"{split}/{name}/{label}": v for name, v in metrics.compute().items()}
+            values |= {f"{name}/{label}": value for name, value in metrics.compute().items()}
             metrics.reset()
-        # Every rank has the same values already; sync_dist only spares Lightning's warning.
-        self.log_dict({k: v.float() for k, v in values.items()}, sync_dist=True)
+        return values
 
     def _metrics(self, split: str, label: str) -> RankingMetrics:
         metrics = self.metrics[f"{split}_{label}"]

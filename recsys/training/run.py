@@ -24,6 +24,16 @@ class RunConfig:
     test: bool = True
     """Whether `fit` ends by testing the best checkpoint."""
 
+    def __post_init__(self) -> None:
+        least = {"patience": 0, "checkpoint_every_steps": 1}
+        mistakes = [
+            f"run.{name}: is too small, got {value}; allowed {minimum} and more, or null"
+            for name, minimum in least.items()
+            if (value := getattr(self, name)) is not None and value < minimum
+        ]
+        if mistakes:
+            raise RunConfigError(mistakes)
+
 
 def run_directory(run: RunConfig, *, config_files: list[Path]) -> Path:
     """The folder of a run."""

@@ -18,7 +18,8 @@ from recsys.nn.catalogue import catalogue_scores
 from recsys.nn.tokens import as_question, is_first, is_last, keep_last
 from recsys.protocols import SequenceEncoder
 from recsys.tables.config import TablesConfig
-from recsys.tables.hashing import salt, uniform_pm1
+from recsys.tables.hashing import salt
+from recsys.training.masks import cloze_masks
 from recsys.training.task import OptimizerFactory, SchedulerFactory, Task
 from recsys.types import Batch, FieldLayout, Jagged
 
@@ -124,7 +125,13 @@ class SequenceTask(Task):
             ids, lengths_B = keep_last(ids, lengths_B, self.max_length)
         is_real_L = (batch.weights_B > 0).repeat_interleave(lengths_B, output_size=len(ids))
         if self._encoder.objective == "cloze":
-            masked_L = self._masks(batch.users_B, ids, lengths_B)
+            masked_L = cloze_masks(
+                batch.users_B,
+                lengths_B,
+                share=self.mask_share,
+                last_only_share=self.last_only_share,
+                salt=salt("mask", self.seed, self.global_step),
+            )
             items = self._encoder.mask(self._embed(batch, ids, lengths_B), masked_L)
             targets_L = ids * is_real_L
             hidden_MD, targets_M = self._encoder(items)[masked_L], targets_L[masked_L]
@@ -139,21 +146,21 @@ class SequenceTask(Task):
         self.log_loss(loss, num_examples=len(batch))
         return loss * self._share_of_targets(targets_M)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def collect(self, batch: Batch, *, split: str) -> None:
         """Rank the catalogue."""
-        self._evaluate(batch, split="val")
+        is_real_B = batch.weights_B > 0
+        scores_BV = remove_seen(
+            self(batch).float(), batch.targets_B, batch.seen_values, batch.seen_lengths_B
+        )[is_real_B]
+        ranks_B = rank_targets(scores_BV, batch.targets_B[is_real_B])
+        self._metrics(split).update(ranks_B, top_k(scores_BV, max(self.ks)))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Rank the catalogue."""
-        self._evaluate(batch, split="test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Compute and log."""
-        self._log_metrics(split="val")
-
-    def on_test_epoch_end(self) -> None:
-        """Compute and log."""
-        self._log_metrics(split="test")
+    def compute(self, *, split: str) -> dict[str, Tensor]:
+        """Metrics at every k."""
+        metrics = self._metrics(split)
+        values = metrics.compute()
+        metrics.reset()
+        return values
 
     # ------------------------------------------------------------------------------ inside
     @property
@@ -172,27 +179,6 @@ class SequenceTask(Task):
     def _catalogue(self) -> Tensor:
         return self.embedder.catalogue(self.key, num_ids=self.num_items)
 
-    def _masks(self, users_B: Tensor, ids: Tensor, lengths_B: Tensor) -> Tensor:
-        """Draw masks, as a function of step, user and position: alike on any number of ranks."""
-        ends_L = lengths_B.cumsum(0).repeat_interleave(lengths_B, output_size=len(ids))
-        positions_L = ends_L - torch.arange(len(ids), device=ids.device)
-        per_user_B = (users_B << 24) + salt("mask", self.seed, self.global_step)
-        per_token_L = per_user_B.repeat_interleave(lengths_B, output_size=len(ids)) + positions_L
-        chance_L = (uniform_pm1(per_token_L) + 1) / 2
-        last_only_B = (uniform_pm1(per_user_B) + 1) / 2 < self.last_only_share
-        last_only_L = last_only_B.repeat_interleave(lengths_B, output_size=len(ids))
-        masked_L = (chance_L < self.mask_share) & ~last_only_L
-        # At least one of each sequence: the one with the lowest draw would do; the last one does.
-        num_masked_B = torch.zeros_like(lengths_B).index_add_(
-            0,
-            torch.arange(len(lengths_B), device=ids.device).repeat_interleave(
-                lengths_B, output_size=len(ids)
-            ),
-            masked_L.to(lengths_B.dtype),
-        )
-        needs_one_L = (num_masked_B == 0).repeat_interleave(lengths_B, output_size=len(ids))
-        return masked_L | (needs_one_L & is_last(lengths_B))
-
     def _share_of_targets(self, targets_M: Tensor) -> Tensor | float:
         """Makes the mean over ranks of their means the mean over all targets."""
         if self.trainer.world_size == 1:
@@ -201,20 +187,6 @@ class SequenceTask(Task):
         everywhere = here.clone()
         dist.all_reduce(everywhere)
         return here * self.trainer.world_size / everywhere.clamp(min=1)
-
-    def _evaluate(self, batch: Batch, *, split: str) -> None:
-        is_real_B = batch.weights_B > 0
-        scores_BV = remove_seen(
-            self(batch).float(), batch.targets_B, batch.seen_values, batch.seen_lengths_B
-        )[is_real_B]
-        ranks_B = rank_targets(scores_BV, batch.targets_B[is_real_B])
-        self._metrics(split).update(ranks_B, top_k(scores_BV, max(self.ks)))
-
-    def _log_metrics(self, *, split: str) -> None:
-        metrics = self._metrics(split)
-        values = {f"{split}/{name}": value.float() for name, value in metrics.compute().items()}
-        metrics.reset()
-        self.log_dict(values, sync_dist=True)
 
     def _metrics(self, split: str) -> CatalogueMetrics:
         metrics = self.metrics[f"on_{split}"]

@@ -23,7 +23,10 @@ _IN_WORDS = {
 
 def parameters(of: type) -> dict[str, Any]:
     """Types by name, in the order of the signature; `Any` where there is none."""
-    types = get_type_hints(of.__init__)
+    try:
+        types = get_type_hints(of.__init__)
+    except (NameError, TypeError):  # imported for type checkers only
+        types = {}
     names = list(inspect.signature(of).parameters)
     return {name: types.get(name, Any) for name in names}
 
@@ -43,16 +46,22 @@ def made_by(annotation: Any) -> tuple[type | None, Any]:
     return (only, None) if isinstance(only, type) else (None, None)
 
 
-def find_class(name: str, base: type) -> type | None:
-    """A subclass by its import path or, where it is imported already, by its name alone."""
+def find_classes(name: str, base: type) -> list[str]:
+    """Import paths of the subclasses that a name may mean; of an import path, it or nothing."""
     if "." not in name:
-        return next((c for c in subclasses(base) if c.__name__ == name), None)
-    module, _, attribute = name.rpartition(".")
+        return sorted({_import_path(c) for c in subclasses(base) if c.__name__ == name})
+    found = import_class(name)
+    return [name] if found is not None and issubclass(found, base) else []
+
+
+def import_class(path: str) -> type | None:
+    """The class at an import path; None where there is none."""
+    module, _, name = path.rpartition(".")
     try:
-        found = getattr(import_module(module), attribute)
+        found = getattr(import_module(module), name)
     except (ImportError, AttributeError):
         return None
-    return found if isinstance(found, type) and issubclass(found, base) else None
+    return found if isinstance(found, type) else None
 
 
 def allowed_classes(base: type, *, like: str, argument: Any) -> list[str]:
@@ -110,6 +119,14 @@ def in_words(annotation: Any) -> str:
 
 def _options(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _import_path(of: type) -> str:
+    """The shortest module that has the class, and its name."""
+    parts = of.__module__.split(".")
+    paths = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    module = next(p for p in paths if vars(sys.modules[p]).get(of.__name__) is of or p == paths[-1])
+    return f"{module}.{of.__name__}"
 
 
 def _as_lists(value: Any) -> Any:

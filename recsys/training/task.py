@@ -20,7 +20,7 @@ from recsys.tables.embedder import Embedder
 from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
 from recsys.tables.logical import logical_tables
-from recsys.types import FieldLayout
+from recsys.types import Batch, FieldLayout
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -151,6 +151,35 @@ class Task(LightningModule, ABC):
         """Log the training loss, as often as the trainer's loggers want it."""
         if self.global_step % self.trainer.log_every_n_steps == 0:  # pyright: ignore
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=num_examples)
+
+    @abstractmethod
+    def collect(self, batch: Batch, *, split: str) -> None:
+        """Take a batch of a split into its metrics."""
+
+    @abstractmethod
+    def compute(self, *, split: str) -> dict[str, Tensor]:
+        """The metrics of all batches of a split, over all ranks; begins anew."""
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect."""
+        self.collect(batch, split="val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect."""
+        self.collect(batch, split="test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute and log."""
+        self._log_metrics(split="val")
+
+    def on_test_epoch_end(self) -> None:
+        """Compute and log."""
+        self._log_metrics(split="test")
+
+    def _log_metrics(self, *, split: str) -> None:
+        values = {f"{split}/{name}": v.float() for name, v in self.compute(split=split).items()}
+        # Every rank has the same values already; sync_dist only spares Lightning's warning.
+        self.log_dict(values, sync_dist=True)
 
     @property
     def batch_in_epoch(self) -> int:

@@ -1,0 +1,55 @@
+"""Settings of Lightning's trainer that it would take, and that would fail or do nothing here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from features.errors import RunConfigError
+
+
+def check_trainer_settings(chosen: Any) -> None:
+    """Refuse what leaves no trained model.
+
+    Args:
+        chosen: The values of `trainer`, by name.
+
+    Raises:
+        RunConfigError: with all mistakes.
+    """
+    mistakes = [
+        f"trainer.{name}: leaves nothing to train, got {value}; allowed 1 and more, -1 for no end"
+        for name, value in (("max_epochs", chosen.max_epochs), ("max_steps", chosen.max_steps))
+        if value is not None and (value == 0 or value < -1)
+    ]
+    if chosen.strategy != "auto":
+        mistakes.append(
+            f"trainer.strategy: training always runs under TorchRecStrategy, got "
+            f"{chosen.strategy!r}; allowed auto; leave it out"
+        )
+    if chosen.fast_dev_run:
+        mistakes.append(
+            f"trainer.fast_dev_run: leaves no checkpoint, got {chosen.fast_dev_run}; "
+            f"allowed false; for a short trial give --run.name trial --trainer.max_steps 10"
+        )
+    if mistakes:
+        raise RunConfigError(mistakes)
+
+
+@contextmanager
+def refused(where: str) -> Iterator[None]:
+    """Turn what a library says of settings into a `RunConfigError`.
+
+    Args:
+        where: Their key in the experiment file.
+    """
+    try:
+        yield
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split()).removesuffix(".")
+        raise RunConfigError(
+            f"{where}: these settings are refused: {reason}; correct them in the experiment file"
+        ) from error

@@ -1,0 +1,48 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.training.masks import cloze_masks
+
+LENGTHS = st.lists(st.integers(0, 6), min_size=1, max_size=8)
+
+
+def masks(lengths, users=None, *, share=0.2, last_only_share=0.0, salt=1):
+    users_B = torch.arange(len(lengths)) if users is None else torch.tensor(users)
+    lengths_B = torch.tensor(lengths)
+    masked_L = cloze_masks(
+        users_B, lengths_B, share=share, last_only_share=last_only_share, salt=salt
+    )
+    return [part.tolist() for part in masked_L.split(lengths)]
+
+
+@given(LENGTHS, st.sampled_from([0.0, 0.2, 1.0]))
+def test_every_sequence_has_a_mask_and_the_last_stands_in(lengths, share):
+    for length, masked in zip(lengths, masks(lengths, share=share), strict=True):
+        assert len(masked) == length
+        if length:
+            assert any(masked)
+            if share == 0:
+                assert masked == [False] * (length - 1) + [True]
+            if share == 1:
+                assert all(masked)
+
+
+@given(LENGTHS)
+def test_masks_do_not_depend_on_who_else_is_in_the_batch(lengths):
+    together = masks(lengths)
+    alone = [masks([n], [user])[0] for user, n in enumerate(lengths)]
+    assert together == alone
+
+
+def test_shares_are_as_asked():
+    drawn = torch.tensor(masks([100] * 500, share=0.2))
+    assert drawn.float().mean() == pytest.approx(0.2, abs=0.01)
+    drawn = torch.tensor(masks([100] * 2000, share=0.5, last_only_share=0.1))
+    only_last = drawn[:, -1] & (drawn.sum(1) == 1)
+    assert only_last.float().mean() == pytest.approx(0.1, abs=0.02)
+
+
+def test_another_step_draws_other_masks():
+    assert masks([50], salt=1) != masks([50], salt=2)
