@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import json
 from functools import lru_cache
+from typing import Any
 
 import polars as pl
 
-_STRINGS = re.compile(r"'(?:[^']|'')*'")
-_WINDOW = re.compile(r"\bover\s*\(", re.IGNORECASE)
+# What polars calls aggregates, windows, count(*) and lag in a serialised expression.
+_SEVERAL_ROWS = frozenset({"Agg", "Over", "Rolling", "Len", "Shift", "Window"})
 
 
 @lru_cache(maxsize=4096)
@@ -24,7 +25,7 @@ def parse_sql(text: str) -> pl.Expr:
         raise ValueError(f"no valid SQL expression, got {text!r} ({error})") from None
     if not expression.meta.root_names():
         raise ValueError(f"reads no column, got {text!r}; an expression must name one")
-    if _WINDOW.search(_STRINGS.sub("", text)) or _is_aggregate(expression):
+    if _reads_other_rows(json.loads(expression.meta.serialize(format="json"))):
         raise ValueError(
             f"looks at several rows, got {text!r}; allowed are expressions of one row's columns"
         )
@@ -36,8 +37,13 @@ def columns_of(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parse_sql(text).meta.root_names()))
 
 
-def _is_aggregate(expression: pl.Expr) -> bool:
-    try:
-        return expression.meta.is_scalar()
-    except pl.exceptions.PolarsError:  # polars needs the data's types to tell, as for `a in (1)`
-        return False
+def _reads_other_rows(node: Any) -> bool:
+    """Whether an aggregate or a window stands anywhere in a serialised expression."""
+    if isinstance(node, list):
+        return any(_reads_other_rows(part) for part in node)
+    if isinstance(node, dict):
+        return any(
+            name in _SEVERAL_ROWS or (name != "Literal" and _reads_other_rows(part))
+            for name, part in node.items()
+        )
+    return node in _SEVERAL_ROWS

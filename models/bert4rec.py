@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from recsys.nn.attention import BlockShape, PostNormBlock
 from recsys.nn.sequences import bucketize
 from recsys.nn.settings import SettingsCheck
+from recsys.protocols import SequenceEncoder
 from recsys.types import FieldLayout, Jagged
 
 
-class BERT4Rec(nn.Module):
+class BERT4Rec(SequenceEncoder):
     """Item and position vectors, post-norm blocks, and a head with a bias per item.
 
     At test a mask is put behind the history and its prediction is read. Positions count from the
@@ -34,7 +33,7 @@ class BERT4Rec(nn.Module):
     Source: Sun et al., BERT4Rec (2019), https://arxiv.org/abs/1904.06690, section 3.
     """
 
-    objective: Literal["next", "cloze"] = "cloze"
+    objective = "cloze"
 
     def __init__(
         self,

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from recsys.nn.interactions import CrossNetwork
 from recsys.nn.mlp import MLP
 from recsys.nn.settings import SettingsCheck
+from recsys.protocols import Ranker
 from recsys.types import Embedded, FieldLayout
 
 Structure = Literal["stacked", "parallel"]
 
 
-class DCNv2(nn.Module):
+class DCNv2(Ranker):
     """Cross network and perceptron over all fields and dense features side by side.
 
     Fields may differ in width.

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from recsys.nn.interactions import factorization_machine
 from recsys.nn.mlp import MLP
 from recsys.nn.settings import SettingsCheck
+from recsys.protocols import Ranker
 from recsys.types import Embedded, FieldLayout
 
 
-class DeepFM(nn.Module):
+class DeepFM(Ranker):
     """Sum of a first-order term, all pairwise dot products, and a perceptron.
 
     A dense feature is a field too: its value times a learned vector. All fields must be of one

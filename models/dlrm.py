@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from recsys.nn.interactions import pairwise_dots
 from recsys.nn.mlp import MLP
 from recsys.nn.settings import SettingsCheck
+from recsys.protocols import Ranker
 from recsys.types import Embedded, FieldLayout
 
 
-class DLRM(nn.Module):
+class DLRM(Ranker):
     """A perceptron turns the dense features into one more vector; another reads all dot products.
 
     All fields must be of one width, D. Without dense features there is no bottom perceptron,

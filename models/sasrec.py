@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from recsys.nn.attention import BlockShape, PreNormBlock, SASRecBlock
 from recsys.nn.sequences import bucketize
 from recsys.nn.settings import SettingsCheck
+from recsys.protocols import SequenceEncoder
 from recsys.types import FieldLayout, Jagged
 
 Block = Literal["sasrec", "pre_norm"]
 
 
-class SASRec(nn.Module):
+class SASRec(SequenceEncoder):
     """Item and position vectors, causal blocks, layer norm; a score is a dot product with an item.
 
     Positions count from the end of the sequence, as they do in effect in the published code,
@@ -37,8 +38,8 @@ class SASRec(nn.Module):
     full cross-entropy: Klenitskiy and Vasilev (2023), https://arxiv.org/abs/2309.07602.
     """
 
-    objective: Literal["next", "cloze"] = "next"
-    item_bias_V: Tensor | None = None
+    objective = "next"
+    item_bias_V = None
 
     def __init__(
         self,
@@ -94,18 +95,6 @@ class SASRec(nn.Module):
         for block in self.blocks:
             hidden_LD = block(hidden_LD, buckets)
         return self.norm(hidden_LD)
-
-    def mask(self, items: Jagged, masked_L: Tensor) -> Jagged:
-        """SASRec masks nothing; only models with the cloze objective do.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("SASRec: predicts the next item and has no mask vector")
-
-    def head(self, hidden_MD: Tensor) -> Tensor:
-        """The hidden vector itself."""
-        return hidden_MD
 
 
 def _initialize(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from features.schema import FeatureSchema
 from features.storage import load_schema
 
 FORMAT = 1
+_MEND = "export again"
 MANIFEST, SCHEMA, TABLES, MODEL, CARD = (
     "manifest.json",
     "schema",
@@ -81,14 +82,16 @@ def read_bundle(bundle: Path) -> tuple[BundleManifest, FeatureSchema]:
             f"{bundle}: is no bundle, got no {MANIFEST} in it; make one with "
             f"`python -m recsys export RUN --out BUNDLE`"
         )
-    content = json.loads(file.read_text())
+    content = _read_json(file)
     if content.get("format") != FORMAT:
         raise SchemaMismatchError(
             f"{file}: unknown format, got {content.get('format')}; allowed {FORMAT}; read it with "
             f"the version that wrote it: {content.get('versions')}"
         )
+    if content.keys() != {f.name for f in fields(BundleManifest)}:
+        raise SchemaMismatchError(f"{file}: is damaged, got keys {', '.join(content)}; {_MEND}")
     mistakes = [
-        f"{bundle / name}: is not the file that was exported, got {found}; export again"
+        f"{bundle / name}: is not the file that was exported, got {found}; {_MEND}"
         for name, digest in content["files"].items()
         if (found := _found(bundle / name, digest)) is not None
     ]
@@ -96,6 +99,16 @@ def read_bundle(bundle: Path) -> tuple[BundleManifest, FeatureSchema]:
         raise SchemaMismatchError(mistakes)
     manifest = BundleManifest(**{**content, "labels": tuple(content["labels"])})
     return manifest, load_schema(bundle / SCHEMA)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise SchemaMismatchError(f"{file}: is damaged, got no JSON ({error}); {_MEND}") from None
+    if not isinstance(content, dict):
+        raise SchemaMismatchError(f"{file}: is damaged, got no mapping; {_MEND}")
+    return content
 
 
 def sha256(file: Path) -> str:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from features.errors import CheckpointMismatchError
@@ -33,6 +35,7 @@ from features.storage import load_schema, save_schema
 
 FORMAT = 1
 MODEL, FUSED, DENSE = "model.", "fused.", "dense."
+_MEND = "take another checkpoint, such as best.ckpt or last.ckpt beside it"
 _VERSIONED = ("torch", "torchrec", "lightning")
 
 
@@ -48,6 +51,7 @@ class Manifest:
         config: The run's configuration, as JSON.
         metrics: Last logged values.
         tables: Rows and width of every physical table.
+        row_meanings: By logical table: what decides which rows an id reaches.
         versions: Of the libraries that wrote it.
         format: Version of this layout.
     """
@@ -59,6 +63,7 @@ class Manifest:
     config: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    row_meanings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(
         default_factory=lambda: {name: version(name) for name in _VERSIONED}
     )
@@ -110,14 +115,20 @@ def read_manifest(directory: Path) -> Manifest:
             f"{directory}: is no checkpoint, got no manifest.json in it; give the directory of a "
             f"checkpoint, such as runs/NAME/checkpoints/last.ckpt"
         )
-    fields = json.loads(file.read_text())
+    try:
+        fields = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CheckpointMismatchError(f"{file}: is damaged, got {error}; {_MEND}") from None
     if fields.get("format") != FORMAT:
         raise CheckpointMismatchError(
             f"{directory}: unknown checkpoint format, got {fields.get('format')}; allowed "
             f"{FORMAT}; read it with the version that wrote it: {fields.get('versions')}"
         )
-    fields["tables"] = {name: tuple(size) for name, size in fields["tables"].items()}
-    return Manifest(**fields)
+    try:
+        fields["tables"] = {name: tuple(size) for name, size in fields["tables"].items()}
+        return Manifest(**fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointMismatchError(f"{file}: is damaged, got {error!r}; {_MEND}") from None
 
 
 def read_schema(directory: Path) -> FeatureSchema:
@@ -141,9 +152,12 @@ def load_tensors(directory: Path, tensors: Mapping[str, Any]) -> None:
         CheckpointMismatchError: names or shapes differ; all differences are listed.
     """
     check_shapes(directory, tensors)
-    dcp.load(
-        dict(tensors), storage_reader=FileSystemReader(directory), no_dist=not dist.is_initialized()
-    )
+    with _reading(directory):
+        dcp.load(
+            dict(tensors),
+            storage_reader=FileSystemReader(directory),
+            no_dist=not dist.is_initialized(),
+        )
 
 
 def read_tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
@@ -158,7 +172,7 @@ def read_tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
         for name, meta in _tensor_metadata(directory).items()
         if name.startswith(prefix)
     }
-    with _alone_without_warning():
+    with _alone_without_warning(), _reading(directory):
         dcp.load(dict(whole), storage_reader=FileSystemReader(directory), no_dist=True)
     return {name.removeprefix(prefix): tensor for name, tensor in whole.items()}
 
@@ -197,7 +211,8 @@ def _prefix(name: str) -> str:
 
 
 def _tensor_metadata(directory: Path) -> dict[str, TensorStorageMetadata]:
-    metadata = FileSystemReader(directory).read_metadata().state_dict_metadata
+    with _reading(directory):
+        metadata = FileSystemReader(directory).read_metadata().state_dict_metadata
     return {k: v for k, v in metadata.items() if isinstance(v, TensorStorageMetadata)}
 
 
@@ -221,6 +236,19 @@ def _rank() -> int:
 
 def _is_alone() -> bool:
     return not dist.is_initialized()
+
+
+@contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    """Turn what reading damaged files raises into a `CheckpointMismatchError`."""
+    try:
+        yield
+    except (OSError, UnpicklingError, EOFError, CheckpointException) as error:
+        causes = error.failures if isinstance(error, CheckpointException) else {}
+        reason = next((str(cause) for cause, _ in causes.values()), str(error))
+        raise CheckpointMismatchError(
+            f"{directory}: files are missing or damaged, got {' '.join(reason.split())}; {_MEND}"
+        ) from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import models  # noqa: F401  so that a configuration can name them
-from features.errors import RecsysError, RunConfigError
+from features.errors import CheckpointMismatchError, RecsysError, RunConfigError
 from features.storage import save_schema
 from recsys.bundle import CARD, MODEL, SCHEMA, TABLES, BundleManifest, write_manifest
 from recsys.checkpoint import MODEL as MODEL_TENSORS
@@ -27,6 +28,7 @@ from recsys.nn.catalogue import catalogue_scores
 from recsys.nn.tokens import is_last
 from recsys.protocols import SequenceEncoder
 from recsys.tables.config import TablesConfig
+from recsys.training.parser_errors import in_short
 from recsys.training.ranking import RankingTask
 from recsys.training.sequence import SequenceTask
 from recsys.training.task import Task
@@ -54,14 +56,17 @@ def export(checkpoint: Path, bundle: Path) -> None:
     task = load_task(checkpoint, manifest)
     partial = bundle.with_name(bundle.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_schema(task.schema, partial / SCHEMA)
-    save_file(embedder_tensors(task), partial / TABLES)
-    torch.export.save(_program(task), partial / MODEL)
-    described = _describe(task, manifest)
-    (partial / CARD).write_text(_card(described, task, checkpoint=checkpoint))
-    write_manifest(partial, described)
-    partial.rename(bundle)
+    try:
+        partial.mkdir(parents=True)
+        save_schema(task.schema, partial / SCHEMA)
+        save_file(embedder_tensors(task), partial / TABLES)
+        torch.export.save(_program(task), partial / MODEL)
+        described = _describe(task, manifest)
+        (partial / CARD).write_text(_card(described, task, checkpoint=checkpoint))
+        write_manifest(partial, described)
+        partial.rename(bundle)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_task(checkpoint: Path, manifest: Manifest) -> Task:
@@ -70,16 +75,31 @@ def load_task(checkpoint: Path, manifest: Manifest) -> Task:
     Args:
         checkpoint: Directory of a checkpoint.
         manifest: Its manifest.
+
+    Raises:
+        CheckpointMismatchError: it is damaged, or of another version of a model.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Task, "model")
-    task = cast(
-        Task, parser.instantiate(parser.parse_object({"model": manifest.config["model"]})).model
-    )
+    try:
+        config = parser.parse_object({"model": manifest.config["model"]})
+    except (KeyError, ArgumentError) as error:
+        reason = in_short(str(error)) if isinstance(error, ArgumentError) else f"no {error}"
+        raise CheckpointMismatchError(
+            f"{checkpoint}: names no model that can be made here, got {reason}; take the version "
+            f"of the code that trained it"
+        ) from error
+    task = cast(Task, parser.instantiate(config).model)
     # One process holds every table, so none needs to be a sharded one.
     task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize)
     task.build(read_schema(checkpoint))
-    task.load_state_dict(_whole_names(read_tensors(checkpoint, MODEL_TENSORS)))
+    try:
+        task.load_state_dict(_whole_names(read_tensors(checkpoint, MODEL_TENSORS)))
+    except RuntimeError as error:
+        raise CheckpointMismatchError(
+            f"{checkpoint}: its tensors are not those of its configuration, got "
+            f"{' '.join(str(error).split())}; take the version of the code that trained it"
+        ) from error
     return task.eval()
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsys.types import Embedded, Jagged
 
 
-class Ranker(Protocol):
-    """Scores examples. Built as `Model(layout, ...)` with a `FieldLayout`; an nn.Module."""
+class Ranker(nn.Module, ABC):
+    """Scores examples. Built as `Model(layout, ...)` with a `FieldLayout`."""
 
-    def __call__(self, embedded: Embedded) -> Tensor:
+    @abstractmethod
+    def forward(self, embedded: Embedded) -> Tensor:
         """Give logits_BT."""
-        ...
 
 
-class SequenceEncoder(Protocol):
-    """Turns a sequence of item vectors into a vector per position; an nn.Module.
+class SequenceEncoder(nn.Module, ABC):
+    """Turns a sequence of item vectors into a vector per position.
 
     Built as `Model(layout, ...)` with a `FieldLayout`.
 
@@ -28,17 +29,17 @@ class SequenceEncoder(Protocol):
         item_bias_V: Added to the score of each item; None where there is none.
     """
 
-    objective: Literal["next", "cloze"]
+    objective: ClassVar[Literal["next", "cloze"]]
     item_bias_V: Tensor | None
 
-    def __call__(self, items: Jagged) -> Tensor:
+    @abstractmethod
+    def forward(self, items: Jagged) -> Tensor:
         """Give hidden_LD, one vector per token, packed as the input is."""
-        ...
 
     def mask(self, items: Jagged, masked_L: Tensor) -> Jagged:
-        """Put the mask vector where `masked_L` is true (cloze only)."""
-        ...
+        """Put the mask vector where `masked_L` is true; encoders with the cloze objective do."""
+        raise NotImplementedError(f"{type(self).__name__} has no mask vector")
 
     def head(self, hidden_MD: Tensor) -> Tensor:
-        """What is compared with item vectors, by dot product."""
-        ...
+        """What is compared with item vectors, by dot product: the hidden vector itself, or more."""
+        return hidden_MD

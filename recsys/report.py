@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from features.errors import DataError, RecsysError, did_you_mean
+from features.errors import DataError, RecsysError, RunConfigError, did_you_mean
 from recsys.metrics import RankingMetrics
 
 _SHOWN = ("auc", "logloss", "gauc", "normalized_entropy", "calibration")
@@ -53,9 +53,12 @@ def report(
         last: Share of rows at the end that count.
 
     Raises:
-        DataError: a column is missing.
+        DataError: a file cannot be read, a column is missing, or a value is none to score.
+        RunConfigError: `last` is no share.
     """
-    scores = pl.read_parquet(directory / "*.parquet")
+    if not 0 < last <= 1:
+        raise RunConfigError(f"--last: is no share, got {last}; allowed more than 0, up to 1")
+    scores = _read(directory)
     wanted = [label, *score_columns, *([user] if user else [])]
     mistakes = [
         f"{directory}: no such column, got {name!r}; allowed {', '.join(scores.columns)}"
@@ -63,14 +66,51 @@ def report(
         for name in wanted
         if name not in scores.columns
     ]
+    mistakes = mistakes or _value_mistakes(
+        scores, label=label, score_columns=score_columns, where=str(directory)
+    )
     if mistakes:
         raise DataError(mistakes)
-    scores = scores.tail(round(len(scores) * last))
+    scores = scores.tail(max(1, round(len(scores) * last)))
     values = {c: score_metrics(scores, label=label, score=c, user=user) for c in score_columns}
     table = Table(label, *score_columns, title=f"{directory}: {len(scores):,} rows")
     for name in _SHOWN:
         table.add_row(name, *(f"{values[column][name]:.5f}" for column in score_columns))
     return table
+
+
+def _read(directory: Path) -> pl.DataFrame:
+    files = sorted(directory.glob("*.parquet"))
+    if not files:
+        raise DataError(
+            f"{directory}: holds no Parquet file, got none; give what "
+            f"`python -m recsys score ... --out {directory}` makes"
+        )
+    try:
+        return pl.read_parquet(files)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{directory}: cannot be read, got {reason}; score again") from None
+
+
+def _value_mistakes(
+    scores: pl.DataFrame, *, label: str, score_columns: Sequence[str], where: str
+) -> list[str]:
+    """The first value of each column that no metric is defined for."""
+    is_label = pl.col(label).cast(pl.Float64, strict=False).is_in([0.0, 1.0])
+    rules = [(label, is_label, "0 and 1")]
+    for name in score_columns:
+        is_probability = pl.col(name).cast(pl.Float64, strict=False).is_between(0, 1)
+        rules.append((name, is_probability, "probabilities, 0 to 1"))
+    mistakes = []
+    for name, holds, allowed in rules:
+        wrong = scores.with_row_index("row").filter(~holds.fill_null(value=False))
+        if len(wrong):
+            mistakes.append(
+                f"{where}: {name}: is wrong in {len(wrong)} rows, first in row {wrong['row'][0]}, "
+                f"got {wrong[name][0]!r}; allowed {allowed}; name another column, or mend the data"
+            )
+    return mistakes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -97,9 +97,11 @@ def score(
 
     Raises:
         DataError: the data is not what the bundle expects.
-        RunConfigError: the output exists already.
+        RunConfigError: the output exists already, or an argument is wrong.
         SchemaMismatchError: the bundle is not whole.
     """
+    if k < 1:
+        raise RunConfigError(f"-k: is no number of items, got {k}; allowed 1 and more")
     if out.exists():
         raise RunConfigError(f"--out: exists already, got {out}; give another name, or remove it")
     scorer = Scorer(bundle)
@@ -180,6 +182,16 @@ def _check_keys(
         f"{did_you_mean(name, there)}"
         for name in names
         if name not in there
+    ]
+    mistakes += [
+        f"--columns: is named twice, got {name!r}; name it once"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+    mistakes += [
+        f"--columns: is the name of a score, got 'score_{label}'; rename the column in the data"
+        for label in manifest.labels
+        if f"score_{label}" in names
     ]
     if mistakes:
         raise DataError(mistakes)

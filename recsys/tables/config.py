@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from features.errors import RunConfigError
+
 Sharding = Literal["table_wise", "row_wise", "column_wise"]
 
 
@@ -33,3 +35,22 @@ class TablesConfig:
     """How to cut a sharded table, by name; the others follow the planner."""
     seed: int = 0
     """Fixes the first value of every row, whatever the sharding and the number of ranks."""
+
+    def __post_init__(self) -> None:
+        """Check.
+
+        Raises:
+            RunConfigError: with all mistakes.
+        """
+        numbers = {
+            "dense_max_bytes": (self.dense_max_bytes, self.dense_max_bytes >= 0),
+            "optimizer.lr": (self.optimizer.lr, self.optimizer.lr > 0),
+            "optimizer.eps": (self.optimizer.eps, self.optimizer.eps > 0),
+        }
+        mistakes = [
+            f"tables.{name}: is too small, got {value}; allowed numbers above 0"
+            for name, (value, is_allowed) in numbers.items()
+            if not is_allowed
+        ]
+        if mistakes:
+            raise RunConfigError(mistakes)

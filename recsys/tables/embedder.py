@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,6 @@ class _Ids:
 
     values_L: Tensor
     lengths_B: Tensor
-    is_single: bool
 
 
 class Embedder(nn.Module):
@@ -45,10 +45,11 @@ class Embedder(nn.Module):
     def __init__(self, tables: Sequence[LogicalTable], *, config: TablesConfig) -> None:
         super().__init__()
         self.config = config
-        self.schemes = nn.ModuleDict({table.name: build_scheme(table) for table in tables})
+        self._schemes = tuple(build_scheme(table) for table in tables)
+        self.schemes = nn.ModuleDict({scheme.table.name: scheme for scheme in self._schemes})
         readers = sorted((r for t in tables for r in t.readers), key=lambda r: r.position)
         self.readers = {reader.key: reader for reader in readers}
-        self.widths = {k: w for s in self._schemes() for k, w in s.widths.items()}
+        self.widths = {k: w for s in self._schemes for k, w in s.widths.items()}
         self.scheme_of = {r.key: table.name for table in tables for r in table.readers}
         self._build_stores()
         _check_sharding(config, [t.name for t in self.sharded_tables()])
@@ -56,18 +57,17 @@ class Embedder(nn.Module):
     def forward(self, batch: Batch) -> Embedded:
         """Look up everything a batch holds; readers it has nothing for are left out."""
         present = dict(_unpack(batch, self.readers))
-        vectors, pooled = self._look_up(self._filled(present, num_examples=len(batch)))
+        vectors = self._look_up(self._filled(present, num_examples=len(batch)))
         fields, sequences = {}, {}
         for key, reader in self.readers.items():
             if key not in present:
                 continue
-            ids = present[key]
-            if key in pooled or ids.is_single:
+            if key in self._one_each:
                 fields[key] = vectors[key]
             elif reader.pooling == "none":
-                sequences[key] = Jagged(vectors[key], ids.lengths_B)
+                sequences[key] = Jagged(vectors[key], present[key].lengths_B)
             else:
-                fields[key] = pool(vectors[key], ids.lengths_B, how=reader.pooling)
+                fields[key] = pool(vectors[key], present[key].lengths_B, how=reader.pooling)
         return Embedded(fields=fields, sequences=sequences, dense_BN=batch.dense_BN)
 
     def catalogue(self, key: str, *, num_ids: int) -> Tensor:
@@ -100,6 +100,10 @@ class Embedder(nn.Module):
         empty = {x.name: read[lookups[0].name][:0] for x in scheme.lookups}
         return scheme.combine({**empty, **read})[key]
 
+    def row_meanings(self) -> dict[str, Any]:
+        """What decides which rows an id reaches, as JSON, by logical table."""
+        return {scheme.table.name: scheme.row_meaning() for scheme in self._schemes}
+
     def sharded_tables(self) -> tuple[PhysicalTable, ...]:
         """Tables of the TorchRec collections."""
         return tuple(t for tables in self._sharded.values() for t in tables)
@@ -107,7 +111,7 @@ class Embedder(nn.Module):
     def replicated_tables(self) -> tuple[PhysicalTable, ...]:
         """Tables of the dense optimiser."""
         names = set(self.replicated.weights) if self.replicated is not None else set()
-        return tuple(t for s in self._schemes() for t in s.physical_tables if t.name in names)
+        return tuple(t for s in self._schemes for t in s.physical_tables if t.name in names)
 
     def materialize(self) -> None:
         """Make the collections whole on the CPU, with their first values, to run unsharded."""
@@ -119,7 +123,7 @@ class Embedder(nn.Module):
     # ------------------------------------------------------------------------------ inside
     def _build_stores(self) -> None:
         replicated, by_place = [], {}
-        for scheme in self._schemes():
+        for scheme in self._schemes:
             for table in scheme.physical_tables:
                 if table.num_bytes <= self.config.dense_max_bytes:
                     replicated.append(table)
@@ -136,21 +140,23 @@ class Embedder(nn.Module):
                 self.add_module(place, PooledStore(tables, lookups, pooling=pooling))
             else:
                 self.add_module(place, SequenceStore(tables, lookups))
+        self._one_each = self._readers_with_one_vector()
 
-    def _filled(self, present: Mapping[str, _Ids], *, num_examples: int) -> dict[str, _Ids]:
+    def _filled(self, present: dict[str, _Ids], *, num_examples: int) -> dict[str, _Ids]:
         """All readers: a collection wants every one of its keys, if only with no ids."""
+        if len(present) == len(self.readers):
+            return present
         device = next(iter(present.values())).values_L.device
         nothing = _Ids(
             values_L=torch.zeros(0, dtype=torch.int64, device=device),
             lengths_B=torch.zeros(num_examples, dtype=torch.int64, device=device),
-            is_single=False,
         )
         return {key: present.get(key, nothing) for key in self.readers}
 
-    def _look_up(self, ids: Mapping[str, _Ids]) -> tuple[dict[str, Tensor], set[str]]:
-        """Combined vectors by reader, and the readers whose vectors are pooled already."""
+    def _look_up(self, ids: Mapping[str, _Ids]) -> dict[str, Tensor]:
+        """Combined vectors by reader."""
         rows: dict[str, Rows] = {}
-        for scheme in self._schemes():
+        for scheme in self._schemes:
             remapped = scheme.remap({r.key: ids[r.key].values_L for r in scheme.table.readers})
             for lookup in scheme.lookups:
                 rows[lookup.name] = Rows(remapped[lookup.name], ids[lookup.reader].lengths_B)
@@ -158,28 +164,27 @@ class Embedder(nn.Module):
         for place in self._sharded:
             vectors |= self.get_submodule(place)(rows)
         combined: dict[str, Tensor] = {}
-        for scheme in self._schemes():
+        for scheme in self._schemes:
             combined |= scheme.combine({x.name: vectors[x.name] for x in scheme.lookups})
-        pooled_tables = {t.name for t in self._sharded.get("pooled", [])}
-        pooled = {x.reader for s in self._schemes() for x in s.lookups if x.table in pooled_tables}
-        return combined, pooled
+        return combined
+
+    def _readers_with_one_vector(self) -> frozenset[str]:
+        """Those whose looked-up vectors need no pooling: one id each, or pooled by the store."""
+        pooled = {x.reader for x in self._lookups_of(self._sharded.get("pooled", []))}
+        return frozenset(k for k, r in self.readers.items() if k in pooled or not r.is_multi_valued)
 
     def _lookups_of(self, tables: Sequence[PhysicalTable]) -> list[Lookup]:
         names = {table.name for table in tables}
-        return [x for scheme in self._schemes() for x in scheme.lookups if x.table in names]
+        return [x for scheme in self._schemes for x in scheme.lookups if x.table in names]
 
     def _bag_pooling(self, table: str) -> str:
-        scheme = next(s for s in self._schemes() if table in {t.name for t in s.physical_tables})
+        scheme = next(s for s in self._schemes if table in {t.name for t in s.physical_tables})
         return next((r.pooling for r in scheme.table.readers if r.is_multi_valued), "sum")
 
     def _scheme(self, name: str) -> Scheme:
         scheme = self.schemes[name]
         assert isinstance(scheme, Scheme)
         return scheme
-
-    def _schemes(self) -> Iterator[Scheme]:
-        for name in self.schemes:
-            yield self._scheme(name)
 
 
 def _pools_early(scheme: Scheme) -> bool:
@@ -195,11 +200,10 @@ def _unpack(batch: Batch, readers: Mapping[str, Reader]) -> Iterator[tuple[str, 
         if keyed is None:
             continue
         values = keyed.values().split(keyed.length_per_key())
-        lengths_FB = keyed.lengths().view(len(keyed.keys()), -1)
-        for position, key in enumerate(keyed.keys()):
+        lengths = keyed.lengths().view(len(keyed.keys()), -1).unbind()
+        for key, values_L, lengths_B in zip(keyed.keys(), values, lengths, strict=True):
             if key in readers:
-                is_single = not readers[key].is_multi_valued
-                yield key, _Ids(values[position], lengths_FB[position], is_single)
+                yield key, _Ids(values_L, lengths_B)
 
 
 def _check_sharding(config: TablesConfig, sharded: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -83,6 +83,10 @@ class Scheme(nn.Module, ABC):
         self.physical_tables = physical_tables
         self.lookups = lookups
         self.widths = dict(widths)
+
+    @abstractmethod
+    def row_meaning(self) -> dict[str, Any]:
+        """What decides which rows an id reaches, as JSON: where it differs, rows are of no use."""
 
     @abstractmethod
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
 from features.errors import RecsysError
+from recsys.checkpoint import read_manifest
 from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
 from recsys.training.experiment_file import check_experiment_file, experiment_files
@@ -78,19 +79,22 @@ class RecsysCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Check everything that can be checked before a process group starts; then the trainer."""
-        config = self._config()
+        config, verb = self._config(), str(self.subcommand)
         check_trainer_settings(config.trainer)
         self.datamodule.task = self.model.reads
         self.model.build(self.datamodule.schema)
-        self.datamodule.require_examples(*_SPLITS[self.subcommand])
+        self.datamodule.require_examples(*_SPLITS[verb])
         with refused("model.init_args.optimizer"):
             self.model.configure_optimizers()
-        self.model.config = json.loads(self._parser(self.subcommand).dump(config, format="json"))
+        self.model.config = json.loads(self._parser(verb).dump(config, format="json"))
         wanted = config.get("ckpt_path")
-        resumes = wanted is not None or self.subcommand != "fit"
+        resumes = wanted is not None or verb != "fit"
+        given = self.config_init[verb]  # what Lightning runs the subcommand with
         if resumes:
-            config["ckpt_path"] = str(checkpoint_path(self.directory, wanted or "best"))
-        chosen = self.config_init[self.subcommand].trainer
+            checkpoint = checkpoint_path(self.directory, wanted or "best")
+            self.model.check_schema(read_manifest(checkpoint), where=str(checkpoint))
+            given["ckpt_path"] = str(checkpoint)
+        chosen = given.trainer
         is_terminal = Console().is_terminal
         with refused("trainer"):
             trainer = super().instantiate_trainer(
@@ -107,7 +111,7 @@ class RecsysCLI(LightningCLI):
             )
         if not resumes and (kept := keep_earlier_run(self.directory)):
             print(f"{self.directory}: the earlier run is kept as {kept}")
-        if trainer.is_global_zero and self.subcommand == "fit":
+        if trainer.is_global_zero and verb == "fit":
             self._write_inputs()
         return trainer
 
@@ -185,8 +189,11 @@ def main(args: ArgsType = None) -> None:
             args=args,
         )
     except ArgumentError as error:
-        print(in_short(error.message), file=sys.stderr)
+        print(f"{in_short(error.message)}; see `python train.py fit --help`", file=sys.stderr)
         sys.exit(2)
     except RecsysError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        print(f"{error.filename}: {error.strerror}; give another path", file=sys.stderr)
         sys.exit(2)

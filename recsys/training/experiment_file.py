@@ -114,7 +114,7 @@ class _Check:
         found = find_classes(name, base) if isinstance(name, str) else []
         if len(found) != 1:
             what = "several classes have this name" if found else "unknown class"
-            names = found or allowed_classes(base, like=str(name), argument=argument)
+            names = found or allowed_classes(base, like=str(name))
             listed = f"; allowed {', '.join(names)}" if len(names) <= _MOST_LISTED else ""
             hint = did_you_mean(str(name), names)
             self.complain((*path, "class_path"), f"{what}, got {got(name)}{listed}{hint}")

@@ -5,9 +5,19 @@ from __future__ import annotations
 import re
 
 _NOISE = re.compile(
-    r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|- Expected a "
-    r"<class 'NoneType'>|- Expected a path but .* either not accessible or invalid|Given value(?: type)?: .*|Problem with given class_path '[^']*':|"
-    r"Type \S+\[.*?\] expects a function or a callable class: |\. Got value: Namespace\(.*"
+    "|".join(
+        (
+            r"Does not validate against any of the Union subtypes",
+            r"Subtypes: .*",
+            r"Errors:",
+            r"- Expected a <class 'NoneType'>",
+            r"- Expected a path but .* either not accessible or invalid",
+            r"Given value(?: type)?: .*",
+            r"Problem with given class_path '[^']*':",
+            r"Type \S+\[.*?\] expects a function or a callable class: ",
+            r"\. Got value: Namespace\(.*",
+        )
+    )
 )
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
 _MISSING = "the following arguments are required: "
@@ -35,4 +45,4 @@ def in_short(message: str) -> str:
         text = text.replace(f"Expected a {name}", f"must be {words}")
     if given and "got " not in text:
         text += f", got {given[0]}"
-    return f"{where or 'arguments'}: {text}; `python train.py fit --help` lists what is allowed"
+    return f"{where or 'arguments'}: {text}"

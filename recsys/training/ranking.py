@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class RankingTask(Task):
     def __init__(
         self,
         *,
-        ranker: Callable[[FieldLayout], torch.nn.Module],
+        ranker: Callable[[FieldLayout], Ranker],
         optimizer: OptimizerFactory = torch.optim.Adam,
         scheduler: SchedulerFactory | None = None,
         tables: TablesConfig = TablesConfig(),  # noqa: B008  frozen
@@ -80,7 +80,7 @@ class RankingTask(Task):
 
     def forward(self, batch: Batch) -> Tensor:
         """Give logits_BT."""
-        return cast(Ranker, self.ranker)(self.embedder(batch))
+        return self.ranker(self.embedder(batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -47,7 +47,7 @@ class SequenceTask(Task):
     def __init__(
         self,
         *,
-        encoder: Callable[[FieldLayout], torch.nn.Module],
+        encoder: Callable[[FieldLayout], SequenceEncoder],
         optimizer: OptimizerFactory = torch.optim.Adam,
         scheduler: SchedulerFactory | None = None,
         tables: TablesConfig = TablesConfig(),  # noqa: B008  frozen
@@ -108,23 +108,23 @@ class SequenceTask(Task):
 
     def forward(self, batch: Batch) -> Tensor:
         """Scores of the whole catalogue for what comes after each history, (B, V)."""
-        objective = self._encoder.objective
+        objective = self.encoder.objective
         ids, lengths_B = as_question(
             *self._ids(batch), objective=objective, max_length=self.max_length
         )
         items = self._embed(batch, ids, lengths_B)
         if objective == "cloze":
-            items = self._encoder.mask(items, is_last(lengths_B))
-        hidden_LD = self._encoder(items)
-        return catalogue_scores(self._encoder, hidden_LD[is_last(lengths_B)], self._catalogue())
+            items = self.encoder.mask(items, is_last(lengths_B))
+        hidden_LD = self.encoder(items)
+        return catalogue_scores(self.encoder, hidden_LD[is_last(lengths_B)], self._catalogue())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss."""
         ids, lengths_B = self._ids(batch)
-        if self._encoder.objective == "cloze":
+        if self.encoder.objective == "cloze":
             ids, lengths_B = keep_last(ids, lengths_B, self.max_length)
         is_real_L = (batch.weights_B > 0).repeat_interleave(lengths_B, output_size=len(ids))
-        if self._encoder.objective == "cloze":
+        if self.encoder.objective == "cloze":
             masked_L = cloze_masks(
                 batch.users_B,
                 lengths_B,
@@ -132,16 +132,16 @@ class SequenceTask(Task):
                 last_only_share=self.last_only_share,
                 salt=salt("mask", self.seed, self.global_step),
             )
-            items = self._encoder.mask(self._embed(batch, ids, lengths_B), masked_L)
+            items = self.encoder.mask(self._embed(batch, ids, lengths_B), masked_L)
             targets_L = ids * is_real_L
-            hidden_MD, targets_M = self._encoder(items)[masked_L], targets_L[masked_L]
+            hidden_MD, targets_M = self.encoder(items)[masked_L], targets_L[masked_L]
         else:
             inputs_L = ~is_last(lengths_B)
             targets_M = (ids * is_real_L)[~is_first(lengths_B)]
-            hidden_MD = self._encoder(
+            hidden_MD = self.encoder(
                 self._embed(batch, ids[inputs_L], (lengths_B - 1).clamp(min=0))
             )
-        vectors_MD, bias_V = self._encoder.head(hidden_MD), self._encoder.item_bias_V
+        vectors_MD, bias_V = self.encoder.head(hidden_MD), self.encoder.item_bias_V
         loss = full_softmax(vectors_MD, self._catalogue(), targets_M, bias_V=bias_V)
         self.log_loss(loss, num_examples=len(batch))
         return loss * self._share_of_targets(targets_M)
@@ -163,10 +163,6 @@ class SequenceTask(Task):
         return values
 
     # ------------------------------------------------------------------------------ inside
-    @property
-    def _encoder(self) -> SequenceEncoder:
-        return cast(SequenceEncoder, self.encoder)
-
     def _ids(self, batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.sequences is not None
         sequence = batch.sequences[self.key]

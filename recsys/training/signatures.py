@@ -64,17 +64,14 @@ def import_class(path: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def allowed_classes(base: type, *, like: str, argument: Any) -> list[str]:
+def allowed_classes(base: type, *, like: str) -> list[str]:
     """Names that could have been meant.
 
     Args:
         base: They are subclasses of it.
         like: What was written: an import path asks for all of that module, a name for names.
-        argument: What they are called with.
     """
     found = [c for c in subclasses(base) if not inspect.isabstract(c)]
-    if isinstance(argument, type):
-        found = [c for c in found if next(iter(parameters(c).values()), None) is argument]
     module = like.rpartition(".")[0]
     if not module:
         return sorted({c.__name__ for c in found})

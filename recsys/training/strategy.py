@@ -198,4 +198,5 @@ class TorchRecStrategy(DDPStrategy):
             config=self.task.config,
             metrics={k: float(v) for k, v in trainer.callback_metrics.items()},
             tables=self.task.table_sizes(),
+            row_meanings=self.task.embedder.row_meanings(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from features.errors import RunConfigError, SchemaMismatchError
+from features.errors import CheckpointMismatchError, RunConfigError, SchemaMismatchError
 from features.schema import FeatureSchema
 from recsys.checkpoint import Manifest
 from recsys.tables.config import TablesConfig
@@ -148,8 +149,9 @@ class Task(LightningModule, ABC):
             torch.cuda.manual_seed(seed)
 
     def log_loss(self, loss: Tensor, *, num_examples: int) -> None:
-        """Log the training loss, as often as the trainer's loggers want it."""
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # pyright: ignore
+        """Log the training loss at the steps that the trainer's loggers write."""
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if (self.global_step + 1) % every == 0 or self.trainer.is_last_batch:
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=num_examples)
 
     @abstractmethod
@@ -187,10 +189,11 @@ class Task(LightningModule, ABC):
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def check_schema(self, manifest: Manifest, *, where: str) -> None:
-        """Refuse a checkpoint of another schema.
+        """Refuse a checkpoint whose ids or rows mean something else.
 
         Raises:
-            SchemaMismatchError: ids mean something else there.
+            SchemaMismatchError: features are encoded in another way.
+            CheckpointMismatchError: tables are laid out in another way.
         """
         if manifest.schema_fingerprint != self.schema.fingerprint():
             raise SchemaMismatchError(
@@ -199,6 +202,16 @@ class Task(LightningModule, ABC):
                 f"that of the present feature file and data; use the feature file and data of the "
                 f"checkpoint, or train anew"
             )
+        meanings = self.embedder.row_meanings()
+        mistakes = [
+            f"{where}: tables.{name}: its rows belong to other ids, got "
+            f"{json.dumps(manifest.row_meanings[name])}; allowed {json.dumps(meaning)}, that of "
+            f"the present feature file; use the feature file of the checkpoint, or train anew"
+            for name, meaning in meanings.items()
+            if manifest.row_meanings.get(name, meaning) != meaning
+        ]
+        if mistakes:
+            raise CheckpointMismatchError(mistakes)
 
     def table_sizes(self) -> dict[str, tuple[int, int]]:
         """Rows and width of every physical table."""

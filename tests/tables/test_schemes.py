@@ -1,5 +1,6 @@
 import inspect
 import itertools
+import json
 import typing
 
 import pytest
@@ -111,3 +112,24 @@ def test_mistakes_name_the_table_and_the_way_out():
     many = [reader(f"f{i}", i) for i in range(11)]
     with pytest.raises(FeatureConfigError, match="each of its 11 features, got 10 rows"):
         build_scheme(table(spec, *many))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_equal_meaning_of_rows_is_equal_remapping(name):
+    """What a checkpoint is refused by: any change that sends an id to another row."""
+    readers = [reader("a", 0, num_ids=30), reader("b", 1, num_ids=20)]
+    ids = {"a": torch.arange(30), "b": torch.arange(20)}
+
+    def described(spec, readers):
+        scheme = build_scheme(table(spec, *readers))
+        rows = {key: value.tolist() for key, value in scheme.remap(ids).items()}
+        meaning = scheme.row_meaning()
+        assert json.loads(json.dumps(meaning)) == meaning
+        return meaning, rows
+
+    base = described(SPECS[name], readers)
+    others = [described(spec, readers) for spec in SPECS.values()]
+    others.append(described(SPECS[name], readers[::-1]))
+    others.append(described(UnifiedTable(scheme="unified", rows=40, seed=1), readers))
+    for meaning, rows in others:
+        assert (meaning == base[0]) == (rows == base[1])

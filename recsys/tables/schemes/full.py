@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,10 @@ class FullScheme(Scheme):
             widths={r.key: table.dim for r in table.readers},
         )
 
+    def row_meaning(self) -> dict[str, Any]:
+        """The first row of each feature."""
+        return {"scheme": "full", "first_row": self.first_row}
+
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Shift the ids to the feature's block of rows."""
         for reader in self.table.readers:
@@ -65,7 +70,7 @@ def _check_range(ids: Tensor, feature: str, num_ids: int) -> None:
     # synchronisation; there the data layer's own check has to do.
     if ids.device.type != "cpu" or ids.numel() == 0:
         return
-    low, high = torch.aminmax(ids)
+    low, high = (int(end) for end in torch.aminmax(ids))
     if low < 0 or high >= num_ids:
-        wrong = int(low if low < 0 else high)
+        wrong = low if low < 0 else high
         raise ValueError(f"{feature}: id {wrong} is out of range; allowed 0 ... {num_ids - 1}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,10 +44,14 @@ class HashScheme(Scheme):
             lookups=tuple(Lookup(r.key, r.key, physical.name) for r in table.readers),
             widths={r.key: table.dim for r in table.readers},
         )
-        blocks = _blocks(table, physical.num_rows)
-        columns = [(salt("hash", r.namespace), *blocks[r.namespace]) for r in table.readers]
+        self.blocks = _blocks(table, physical.num_rows)
+        columns = [(salt("hash", r.namespace), *self.blocks[r.namespace]) for r in table.readers]
         plan = torch.tensor(columns, dtype=torch.int64)
         self.register_buffer("plan_R3", plan, persistent=False)
+
+    def row_meaning(self) -> dict[str, Any]:
+        """First row and number of rows of each feature's block."""
+        return {"scheme": "hash", "blocks": {name: list(b) for name, b in self.blocks.items()}}
 
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """First row of the block + hash(id) mod rows of the block."""

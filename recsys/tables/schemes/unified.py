@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,12 +45,17 @@ class UnifiedScheme(Scheme):
             ),
             widths={r.key: r.probes * table.dim for r in table.readers},
         )
+        self.seed = spec.seed
         salts = [
             [salt("unified", spec.seed, r.namespace, probe)]
             for r in table.readers
             for probe in range(r.probes)
         ]
         self.register_buffer("salts_R1", torch.tensor(salts, dtype=torch.int64), persistent=False)
+
+    def row_meaning(self) -> dict[str, Any]:
+        """The seed; features come and go without moving the others."""
+        return {"scheme": "unified", "seed": self.seed}
 
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """hash(id; feature, probe) mod rows."""

@@ -1,0 +1,79 @@
+"""Models that were trained, and bundles of them, for tests of scoring."""
+
+import numpy as np
+import polars as pl
+from commands import experiment, recsys_command, train_command
+
+import models
+from recsys.checkpoint import read_manifest
+from recsys.data.module import RecsysData
+from recsys.data.simulate import SimulatorConfig, simulate
+from recsys.export import load_task
+
+ENCODERS = [name for name in models.__all__ if hasattr(getattr(models, name), "objective")]
+RANKERS = [name for name in models.__all__ if name not in ENCODERS]
+SIZES = {
+    "DCNv2": {"num_cross_layers": 1, "mlp": [8]},
+    "DLRM": {"bottom_mlp": [8], "top_mlp": [8]},
+    "DeepFM": {"mlp": [8]},
+}
+
+
+def write_data(directory):
+    config = SimulatorConfig(num_users=40, num_items=30, num_events=500, seed=0)
+    simulate(config, directory)
+    items = pl.read_parquet(directory / "items.parquet")
+    codes = [list(range(row % 4)) for row in range(len(items))]
+    places = np.random.default_rng(0).normal(size=(len(items), 2)).tolist()
+    items = items.with_columns(
+        codes=pl.Series(codes, dtype=pl.List(pl.Int64)), place=pl.Series(places)
+    )
+    items.write_parquet(directory / "items.parquet")
+
+
+def train(directory, names, *, features):
+    """Runs and bundles of models of one kind, below `directory`."""
+    write_data(directory / "data")
+    kind = "ranking" if names[0] in RANKERS else "sequence"
+    (directory / f"{kind}.yaml").write_text(features)
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.02}}
+    for name in names:
+        model = {"class_path": name, "init_args": SIZES.get(name, {})}
+        if kind == "ranking":  # all tables are sharded
+            arguments = {"ranker": model, "optimizer": adam, "tables": {"dense_max_bytes": 0}}
+        else:
+            arguments = {"encoder": model, "optimizer": adam, "ks": [5]}
+        task = {"class_path": f"{kind.title()}Task", "init_args": arguments}
+        file = experiment(directory, task, features=f"{kind}.yaml", name=name)
+        assert train_command("fit", "-c", file, "--run.test", "false") == 0
+        bundle = directory / "bundles" / name
+        assert recsys_command("export", directory / "runs" / name, "--out", bundle) == 0
+    return directory
+
+
+def data_module(trained, kind):
+    data = RecsysData(
+        str(trained / f"{kind}.yaml"),
+        str(trained / "data"),
+        batch_size=64,
+        task=kind,
+        store=str(trained / "store"),
+    )
+    data.prepare_data()
+    return data
+
+
+def task_of(trained, name):
+    """The trained task itself, not the exported program."""
+    checkpoint = checkpoint_of(trained, name)
+    return load_task(checkpoint, read_manifest(checkpoint))
+
+
+def checkpoint_of(trained, name):
+    return trained / "runs" / name / "checkpoints" / "best.ckpt"
+
+
+def score(trained, name, data, out, *arguments):
+    assert recsys_command("score", trained / "bundles" / name, data, "--out", out, *arguments) == 0
+    assert not out.with_name(out.name + ".partial").exists()
+    return pl.read_parquet(out / "*.parquet")

@@ -1,0 +1,122 @@
+"""The benchmarks run, at sizes that say nothing about speed, and their tables say what was read."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+METRICS = {"AUC": "auc/liked", "logloss": "logloss/liked"}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    return importlib.import_module
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Unified has seeds 0 and 1 tested and 2 cut off before its test, separate nothing."""
+    for seed, auc, logloss in ((0, 0.88, 0.5), (1, 0.90, 0.25), (2, None, None)):
+        report = {"epoch": 4 + seed, "val": {"val/auc/liked": 0.99}}
+        if auc is not None:
+            report["test"] = {"test/auc/liked": auc, "test/logloss/liked": logloss}
+        directory = tmp_path / f"unified_s{seed}"
+        directory.mkdir()
+        (directory / "metrics.json").write_text(json.dumps(report))
+    return tmp_path
+
+
+def test_the_table_has_mean_and_deviation_of_tested_runs(benchmark, root):
+    lines = benchmark("seeds").table_lines(
+        ["unified", "separate"], seeds=[0, 1, 2], root=root, metrics=METRICS
+    )
+    # 0.02 / sqrt(2) and 0.25 / sqrt(2): deviations of a sample of two.
+    assert lines[0] == "| variant | seeds | test AUC | test logloss | best epoch |"
+    assert lines[2] == "| unified | 0, 1 | 0.8900 ± 0.0141 | 0.3750 ± 0.1768 | 4, 5 |"
+    assert lines[3] == "| separate | - | - | - | - |"
+
+
+def test_a_single_seed_has_no_deviation(benchmark, root):
+    lines = benchmark("seeds").table_lines(["unified"], seeds=[1], root=root, metrics=METRICS)
+    assert lines[2] == "| unified | 1 | 0.9000 | 0.2500 | 5 |"
+
+
+def test_only_what_was_not_tested_is_trained(benchmark, root, monkeypatch):
+    seeds, commands = benchmark("seeds"), []
+
+    def run(command, **_):
+        commands.append(" ".join(command[1:]))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(seeds.subprocess, "run", run)
+    experiments = {"unified": "a.yaml", "separate": "b.yaml"}
+    seeds.train_missing(experiments, seeds=[1, 2], root=root)
+    assert commands == [
+        f"train.py fit -c {file} --seed_everything {seed} --run.root {root} --run.name {name}"
+        for file, seed, name in (
+            ("b.yaml", 1, "separate_s1"),
+            ("a.yaml", 2, "unified_s2"),
+            ("b.yaml", 2, "separate_s2"),
+        )
+    ]
+
+
+def test_a_failed_run_ends_the_benchmark(benchmark, root, monkeypatch):
+    seeds = benchmark("seeds")
+    monkeypatch.setattr(seeds.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=2))
+    with pytest.raises(SystemExit, match=r"separate_s0: train\.py ended with code 2"):
+        seeds.train_missing({"separate": "b.yaml"}, seeds=[0], root=root)
+
+
+@pytest.mark.parametrize("name", ["ml1m_tables", "ml1m_sequences"])
+def test_quality_benchmarks_name_experiments_that_exist(benchmark, name, tmp_path):
+    experiments = benchmark(name).EXPERIMENTS
+    assert all((REPOSITORY / file).is_file() for file in experiments.values())
+    printed = run_benchmark(name, "--report", "--root", str(tmp_path)).stdout
+    assert [line.split(" | ")[0] for line in printed.splitlines()[2:]] == [
+        f"| {variant}" for variant in experiments
+    ]
+
+
+@pytest.mark.parametrize(("largest_ms", "code"), [(1.4, 0), (1.6, 1)])
+def test_a_step_that_grows_with_the_rows_fails(benchmark, largest_ms, code, capsys):
+    times_ms = {
+        ("sharded", 10): [1.0, 2.0, 4.0],
+        ("sharded", 1000): [1.0 * largest_ms, 2.0 * largest_ms, 99.0],  # one round is disturbed
+        ("replicated", 10): [1.0, 1.0, 1.0],
+        ("replicated", 1000): [100.0, 100.0, 100.0],  # which may grow
+    }
+    assert benchmark("table_step_time")._report(times_ms, 10) == code
+    ratios = [float(line.split()[3]) for line in capsys.readouterr().out.splitlines()[1:5]]
+    assert ratios == [1.0, largest_ms, 1.0, 100.0]
+
+
+def test_step_time_runs():
+    sizes = ["--rows", "300", "500", "--rounds", "1", "--steps", "2"]
+    ran = run_benchmark("table_step_time", *sizes)
+    assert ran.returncode in (0, 1)
+    cases = [tuple(line.split()[:2]) for line in ran.stdout.splitlines()[1:5]]
+    assert cases == [(kind, rows) for kind in ("sharded", "replicated") for rows in ("300", "500")]
+
+
+def test_loader_speed_runs():
+    ran = run_benchmark("loader_speed", "--rows", "2000", "--batch-size", "256", "--epochs", "1")
+    assert ran.returncode == 0
+    assert len(ran.stdout.splitlines()) == 10
+
+
+def run_benchmark(name, *arguments):
+    return subprocess.run(
+        [sys.executable, REPOSITORY / "benchmarks" / f"{name}.py", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
