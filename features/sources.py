@@ -43,7 +43,7 @@ def scan_events(
 ) -> pl.LazyFrame:
     """All events with `_row`, their attributes and a ready time column.
 
-    Order of what happens: row numbers, `file_column`, joins, `events.where`, time. The time is a
+    Order of what happens: row numbers, `file_column`, joins, time, `events.where`. The time is a
     UTC datetime without zone, in microseconds, unless it is a number without unit.
 
     Args:
@@ -62,13 +62,12 @@ def scan_events(
         raise DataError(mistakes)
     frame = _scan_log(feature_set.events, files["events"])
     frame = _join_attributes(feature_set, frame, files=files, schemas=schemas, needed=needed)
-    if feature_set.events.where is not None:
-        frame = frame.filter(parse_sql(feature_set.events.where))
     frame = _with_time(feature_set, frame)
     mistakes = type_mistakes(feature_set, frame, with_labels=require_labels)
     if mistakes:
         raise DataError(mistakes)
-    return frame
+    where = feature_set.events.where
+    return frame if where is None else frame.filter(parse_sql(where))
 
 
 def _find(

@@ -174,9 +174,14 @@ def prepare(
         unfinished = path.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        schema, rows = build(feature_set, data_dir, unfinished, max_memory_bytes=max_memory_bytes)
-        write_manifest(unfinished, schema, rows=rows, data_fingerprint=data_fingerprint)
-        os.replace(unfinished, path)
+        try:
+            schema, rows = build(
+                feature_set, data_dir, unfinished, max_memory_bytes=max_memory_bytes
+            )
+            write_manifest(unfinished, schema, rows=rows, data_fingerprint=data_fingerprint)
+            os.replace(unfinished, path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
         _log.info("built %s in %.1f s: %s examples", path, time.monotonic() - started, rows)
     return EncodedStore.open(path)
 

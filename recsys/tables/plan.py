@@ -132,7 +132,7 @@ def _default_types(device: torch.device) -> list[str]:
 
 def _attach_optimizer(embedder: Embedder, *, device: torch.device) -> None:
     config = embedder.config
-    _check_optimizer(config, device=device)
+    check_optimizer(config, device=device)
     for collection in _collections(embedder):
         apply_optimizer_in_backward(
             _OPTIMIZERS[config.optimizer.name],
@@ -148,7 +148,12 @@ def _optimizer_arguments(optimizer: FusedOptimizer) -> dict[str, Any]:
     return {"lr": optimizer.lr, "eps": optimizer.eps}
 
 
-def _check_optimizer(config: TablesConfig, *, device: torch.device) -> None:
+def check_optimizer(config: TablesConfig, *, device: torch.device) -> None:
+    """Refuse a fused optimiser that does not exist on a device, or would change by the sharding.
+
+    Raises:
+        RunConfigError: with all mistakes.
+    """
     mistakes = []
     if config.optimizer.name == "adam" and device.type == "cpu":
         mistakes.append(

@@ -138,6 +138,11 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
     ]
     if run.patience is not None:
         callbacks.append(
-            EarlyStopping(monitor=task.monitor, mode=task.monitor_mode, patience=run.patience)
+            EarlyStopping(
+                monitor=task.monitor,
+                mode=task.monitor_mode,
+                patience=run.patience,
+                check_on_train_epoch_end=False,
+            )
         )
     return callbacks

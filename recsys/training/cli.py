@@ -32,9 +32,6 @@ _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
     "use_distributed_sampler": False,
-    "enable_progress_bar": False,
-    "logger": False,
-    "enable_checkpointing": False,
 }
 _LINKED = {
     "data.seed": "seed_everything",
@@ -95,20 +92,23 @@ class RecsysCLI(LightningCLI):
             self.model.check_schema(read_manifest(checkpoint), where=str(checkpoint))
             given["ckpt_path"] = str(checkpoint)
         chosen = given.trainer
-        is_terminal = Console().is_terminal
+        shows_bar = chosen.enable_progress_bar
+        shows_bar = Console().is_terminal if shows_bar is None else shows_bar
         with refused("trainer"):
             trainer = super().instantiate_trainer(
                 strategy=TorchRecStrategy(),
                 callbacks=[
                     *(chosen.callbacks or []),
                     *run_callbacks(self.model, self.run, directory=self.directory),
-                    RichProgressBar() if is_terminal else EpochLines(),
+                    RichProgressBar() if shows_bar else EpochLines(),
                 ],
                 enable_checkpointing=True,
-                enable_progress_bar=is_terminal,
-                logger=chosen.logger or self._loggers(),
+                enable_progress_bar=shows_bar,
+                logger=self._loggers() if chosen.logger in (None, True) else chosen.logger,
                 **kwargs,
             )
+        if verb == "fit":
+            self.model.check_settings(trainer)
         if not resumes and (kept := keep_earlier_run(self.directory)):
             print(f"{self.directory}: the earlier run is kept as {kept}")
         if trainer.is_global_zero and verb == "fit":
@@ -117,8 +117,13 @@ class RecsysCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test the best checkpoint, and say where everything is."""
+        checkpoints = self.directory / "checkpoints"
+        if not (checkpoints / "best.ckpt").exists():
+            self.trainer.save_checkpoint(checkpoints / "last.ckpt")
+            print(f"{checkpoints}/last.ckpt: stopped before a validation, so nothing is tested")
+            return
         if self.run.test and self.datamodule.has_split("test"):
-            best = str(checkpoint_path(self.directory, "best"))
+            best = str(checkpoints / "best.ckpt")
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
         self.after_test()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,6 +21,7 @@ from recsys.tables.embedder import Embedder
 from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
 from recsys.tables.logical import logical_tables
+from recsys.tables.plan import check_optimizer
 from recsys.types import Batch, FieldLayout
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
@@ -113,6 +114,10 @@ class Task(LightningModule, ABC):
 
     # ------------------------------------------------------------------------------- running
     def on_fit_start(self) -> None:
+        """Check the settings, where nobody has done so before."""
+        self.check_settings(self.trainer)
+
+    def check_settings(self, trainer: Trainer) -> None:
         """Refuse what would train sharded tables wrongly without a word.
 
         Raises:
@@ -120,7 +125,8 @@ class Task(LightningModule, ABC):
         """
         if not self.embedder.sharded_tables():
             return
-        trainer, mistakes = self.trainer, []
+        check_optimizer(self.tables_config, device=trainer.strategy.root_device)
+        mistakes = []
         if trainer.precision == "16-mixed":
             mistakes.append(
                 "trainer.precision: fp16 scaling would scale the gradients of sharded tables, got "

@@ -30,6 +30,11 @@ def check_trainer_settings(chosen: Any) -> None:
             f"trainer.strategy: training always runs under TorchRecStrategy, got "
             f"{chosen.strategy!r}; allowed auto; leave it out"
         )
+    if chosen.enable_checkpointing is False:
+        mistakes.append(
+            "trainer.enable_checkpointing: a run without checkpoints leaves no model, got false; "
+            "allowed true; leave it out"
+        )
     if chosen.fast_dev_run:
         mistakes.append(
             f"trainer.fast_dev_run: leaves no checkpoint, got {chosen.fast_dev_run}; "

@@ -37,7 +37,7 @@ def place(inputs, tmp_path):
 
 
 @pytest.fixture
-def refused(place, capfd):
+def refused(inputs, place, capfd):
     """Checks that a command is refused with a message that has all the given pieces."""
 
     def check(command, *arguments, says):
@@ -51,5 +51,6 @@ def refused(place, capfd):
         assert "usage:" not in printed.err
         assert len(printed.err.splitlines()) <= 4
         assert files(place) == before
+        assert not list((inputs / "store").glob("*.unfinished"))
 
     return check
