@@ -7,6 +7,8 @@ uv := .venv-lock/bin/uv
 compile := $(uv) pip compile --quiet --no-annotate --custom-compile-command "make lock" \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28
 export OMP_NUM_THREADS ?= 2
+# Threads that wait sleep: spinning ones slow each other down tenfold when cores are shared.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from features.columns import TAKEN_NAMES
 from features.dense import transformed_number
 from features.errors import did_you_mean
 from features.sizes import parse_bytes
@@ -115,6 +116,12 @@ def _names(draft: Draft) -> Iterator[Finding]:
 def _name(path: YamlPath, name: str) -> Iterator[Finding]:
     if name.startswith("_"):
         yield path, f"names that start with _ are reserved, got {name!r}; choose another"
+    elif name in TAKEN_NAMES:
+        yield (
+            path,
+            f"name that torch needs for itself, got {name!r}; choose another, such as "
+            f"{name + '_id'!r} (with `column: {name}` for the raw name)",
+        )
     elif not NAME.fullmatch(name):
         yield (
             path,

@@ -49,7 +49,19 @@ def full_softmax(
         chunk: Positions whose logits are computed together.
     """
     bias_K = items_VD.new_zeros(len(items_VD) - 1) if bias_V is None else bias_V[1:]
-    return _FullSoftmax.apply(vectors_MD, items_VD[1:], bias_K, targets_M - 1, chunk)
+    # Sums over the catalogue want full precision, also under autocast.
+    with torch.autocast(vectors_MD.device.type, enabled=False):
+        return _FullSoftmax.apply(
+            _full_precision(vectors_MD),
+            _full_precision(items_VD[1:]),
+            _full_precision(bias_K),
+            targets_M - 1,
+            chunk,
+        )
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 class _FullSoftmax(torch.autograd.Function):

@@ -78,3 +78,16 @@ def test_full_softmax_never_holds_all_logits():
         full_softmax(vectors_MD, items_VD, targets_M, bias_V=bias_V, chunk=10)
     assert not [shape for shape in shapes if shape[-1:] == (8,) and len(shape) == 2]
     assert (30, 4) in shapes
+
+
+def test_full_softmax_is_as_precise_under_autocast():
+    vectors_MD, items_VD, bias_V, targets_M = random_softmax_inputs(30, dtype=torch.float32)
+    plain = full_softmax(vectors_MD, items_VD, targets_M, bias_V=bias_V, chunk=7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = full_softmax(
+            vectors_MD.bfloat16(), items_VD, targets_M, bias_V=bias_V.bfloat16(), chunk=7
+        )
+    mixed.backward()
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, plain, atol=2e-2, rtol=0)
+    assert vectors_MD.grad is not None

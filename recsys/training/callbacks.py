@@ -82,12 +82,13 @@ class Results(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the values of the best validation so far, or of a lone one."""
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Task)
         values = _values(trainer, "val/")
         best = self._read().get("val", {}) if trainer.state.fn == "fit" else {}
         score, best_score = values.get(pl_module.monitor), best.get(pl_module.monitor)
+        # Every metric that picks a checkpoint is the better the higher.
         if best_score is None or (score is not None and score > best_score):
             epoch = {"epoch": trainer.current_epoch} if trainer.state.fn == "fit" else {}
             self._write(trainer, pl_module, {"val": values, **epoch})
@@ -105,7 +106,9 @@ class Results(Callback):
         described = trainer.datamodule.describe()  # pyright: ignore[reportAttributeAccessIssue]
         report = {**self._read(), **described, "seed": task.seed, **part}
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text(json.dumps(report, indent=2) + "\n")
+        unfinished = self._file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(report, indent=2) + "\n")
+        unfinished.replace(self._file)
 
     def _read(self) -> dict[str, Any]:
         return json.loads(self._file.read_text()) if self._file.is_file() else {}
@@ -124,7 +127,7 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
             dirpath=directory / "checkpoints",
             filename="best",
             monitor=task.monitor,
-            mode=task.monitor_mode,
+            mode="max",
             enable_version_counter=False,
         ),
         ModelCheckpoint(
@@ -140,7 +143,7 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
         callbacks.append(
             EarlyStopping(
                 monitor=task.monitor,
-                mode=task.monitor_mode,
+                mode="max",
                 patience=run.patience,
                 check_on_train_epoch_end=False,
             )

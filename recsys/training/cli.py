@@ -22,7 +22,13 @@ from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
 from recsys.training.experiment_file import check_experiment_file, experiment_files
 from recsys.training.parser_errors import in_short
-from recsys.training.run import RunConfig, checkpoint_path, keep_earlier_run, run_directory
+from recsys.training.run import (
+    RunConfig,
+    checkpoint_path,
+    is_first_process,
+    keep_earlier_run,
+    run_directory,
+)
 from recsys.training.strategy import TorchRecStrategy
 from recsys.training.task import Task
 from recsys.training.trainer_settings import check_trainer_settings, refused
@@ -91,6 +97,8 @@ class RecsysCLI(LightningCLI):
             checkpoint = checkpoint_path(self.directory, wanted or "best")
             self.model.check_schema(read_manifest(checkpoint), where=str(checkpoint))
             given["ckpt_path"] = str(checkpoint)
+        if verb != "fit":
+            given["verbose"] = False  # `after_test` prints the results
         chosen = given.trainer
         shows_bar = chosen.enable_progress_bar
         shows_bar = Console().is_terminal if shows_bar is None else shows_bar
@@ -109,9 +117,9 @@ class RecsysCLI(LightningCLI):
             )
         if verb == "fit":
             self.model.check_settings(trainer)
-        if not resumes and (kept := keep_earlier_run(self.directory)):
-            print(f"{self.directory}: the earlier run is kept as {kept}")
-        if trainer.is_global_zero and verb == "fit":
+        if is_first_process() and verb == "fit":
+            if not resumes and (kept := keep_earlier_run(self.directory)):
+                print(f"{self.directory}: the earlier run is kept as {kept}")
             self._write_inputs()
         return trainer
 
@@ -171,7 +179,7 @@ def _summary(directory: Path) -> str:
 
 def main(args: ArgsType = None) -> None:
     """Run the command line; mistakes of the user end with a message and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for noisy in ("lightning.fabric", "lightning.pytorch", "torchrec", "torch.fx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # Lightning and torch about each other; nothing that a user could mend.

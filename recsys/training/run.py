@@ -50,6 +50,9 @@ def checkpoint_path(directory: Path, wanted: str) -> Path:
     path = (
         directory / "checkpoints" / f"{wanted}.ckpt" if wanted in ("best", "last") else Path(wanted)
     )
+    replaced = path.with_name(path.name + ".old")
+    if not path.exists() and (replaced / "manifest.json").is_file() and is_first_process():
+        replaced.rename(path)  # cut off between the two steps of replacing a checkpoint
     if not (path / "manifest.json").is_file():
         found = sorted(str(p.parent) for p in directory.glob("checkpoints/*/manifest.json"))
         raise RunConfigError(
@@ -60,10 +63,16 @@ def checkpoint_path(directory: Path, wanted: str) -> Path:
     return path
 
 
+def is_first_process() -> bool:
+    """Whether this is the first process of the run; known before any process group starts."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+    if rank is not None:
+        return int(rank) == 0
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
 def keep_earlier_run(directory: Path) -> Path | None:
-    """Move a run of the same name out of the way, and say where to; on the first rank only."""
-    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) != 0:
-        return None
+    """Move a run of the same name out of the way, and say where to."""
     if not directory.exists() or not any(directory.iterdir()):
         return None
     number = 1

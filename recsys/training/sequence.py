@@ -143,8 +143,9 @@ class SequenceTask(Task):
             )
         vectors_MD, bias_V = self.encoder.head(hidden_MD), self.encoder.item_bias_V
         loss = full_softmax(vectors_MD, self._catalogue(), targets_M, bias_V=bias_V)
+        loss = loss * self._share_of_targets(targets_M)
         self.log_loss(loss, num_examples=len(batch))
-        return loss * self._share_of_targets(targets_M)
+        return loss
 
     def collect(self, batch: Batch, *, split: str) -> None:
         """Rank the catalogue."""

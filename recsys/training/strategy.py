@@ -48,6 +48,9 @@ class TorchRecStrategy(DDPStrategy):
     # --------------------------------------------------------------------------------- setup
     @override
     def setup(self, trainer: Any) -> None:
+        # Of DDPStrategy.setup this leaves out what has no meaning for sharded tables: conversion to
+        # other precisions, synchronised batch norm and communication hooks, which
+        # `check_trainer_settings` refuses; and moving the model, which `shard` does.
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
         self.model = shard(self.task, device=self.root_device)
@@ -157,6 +160,7 @@ class TorchRecStrategy(DDPStrategy):
             for group, values in zip(optimizer.param_groups, saved["groups"], strict=True):
                 group.update(values)
         self._load_dense(read_tensors(directory, DENSE))
+        self._remember_learning_rates()
 
     def _model_tensors(self) -> dict[str, Any]:
         return {MODEL + name: tensor for name, tensor in self.sharded.state_dict().items()}
@@ -181,12 +185,19 @@ class TorchRecStrategy(DDPStrategy):
 
     def _load_dense(self, tensors: dict[str, Tensor]) -> None:
         parameters = dict(self.task.named_parameters())
+        optimizer = self.optimizers[0]
+        on_device = {
+            id(parameter)
+            for group in optimizer.param_groups
+            if group.get("fused") or group.get("capturable")
+            for parameter in group["params"]
+        }
         for name, tensor in tensors.items():
             parameter_name, key = name.rsplit(".", 1)
             parameter = parameters[parameter_name]
-            # A step counter stays where the optimiser makes it: on the CPU.
-            device = parameter.device if tensor.dim() else tensor.device
-            self.optimizers[0].state[parameter][key] = tensor.to(device)
+            # Only fused and capturable optimisers keep their step counter beside the parameter.
+            stays = key == "step" and id(parameter) not in on_device
+            optimizer.state[parameter][key] = tensor if stays else tensor.to(parameter.device)
 
     def _manifest(self) -> Manifest:
         trainer = self.task.trainer

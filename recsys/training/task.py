@@ -40,7 +40,6 @@ class Task(LightningModule, ABC):
 
     reads: ClassVar[Literal["ranking", "sequence"]]
     """Rows it trains on: examples with labels, or users' sequences."""
-    monitor_mode: ClassVar[Literal["min", "max"]] = "max"
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class Task(LightningModule, ABC):
     @property
     @abstractmethod
     def monitor(self) -> str:
-        """The metric that says which checkpoint is best."""
+        """The metric that says which checkpoint is best; the higher the better."""
 
     @property
     def schema(self) -> FeatureSchema:
@@ -118,11 +117,17 @@ class Task(LightningModule, ABC):
         self.check_settings(self.trainer)
 
     def check_settings(self, trainer: Trainer) -> None:
-        """Refuse what would train sharded tables wrongly without a word.
+        """Refuse what would train wrongly without a word.
 
         Raises:
             RunConfigError: with all such settings.
         """
+        norms = [n for n, m in self.named_modules() if isinstance(m, torch.nn.BatchNorm1d)]
+        if norms and trainer.world_size > 1:
+            raise RunConfigError(
+                f"{norms[0]}: batch norm sees only a process's part of the batch, got "
+                f"{trainer.world_size} processes; allowed 1; set batch_norm: false"
+            )
         if not self.embedder.sharded_tables():
             return
         check_optimizer(self.tables_config, device=trainer.strategy.root_device)
@@ -148,17 +153,24 @@ class Task(LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Fix the random numbers of this step, so that a resumed run repeats them."""
-        seed = salt("step", self.seed, self.global_step, self.global_rank) & 0x7FFFFFFF
+        place = (self.current_epoch, batch_idx, self.global_rank)
+        seed = salt("step", self.seed, *place) & 0x7FFFFFFF
         # Not torch.manual_seed: it spends a millisecond on tracing its caller.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def log_loss(self, loss: Tensor, *, num_examples: int) -> None:
-        """Log the training loss at the steps that the trainer's loggers write."""
+        """Log the loss of the global batch at the steps that the trainer's loggers write."""
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if (self.global_step + 1) % every == 0 or self.trainer.is_last_batch:
-            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=num_examples)
+            self.log(
+                "train/loss",
+                loss.detach(),
+                prog_bar=True,
+                batch_size=num_examples,
+                sync_dist=True,
+            )
 
     @abstractmethod
     def collect(self, batch: Batch, *, split: str) -> None:

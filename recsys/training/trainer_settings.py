@@ -10,6 +10,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from features.errors import RunConfigError
 
+_PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed")
+
 
 def check_trainer_settings(chosen: Any) -> None:
     """Refuse what leaves no trained model.
@@ -29,6 +31,15 @@ def check_trainer_settings(chosen: Any) -> None:
         mistakes.append(
             f"trainer.strategy: training always runs under TorchRecStrategy, got "
             f"{chosen.strategy!r}; allowed auto; leave it out"
+        )
+    if str(chosen.precision or "32") not in _PRECISIONS:
+        mistakes.append(
+            f"trainer.precision: weights stay in 32 bits, got {chosen.precision!r}; allowed "
+            f"{', '.join(_PRECISIONS)}; choose one"
+        )
+    if chosen.sync_batchnorm:
+        mistakes.append(
+            "trainer.sync_batchnorm: is not supported, got true; allowed false; leave it out"
         )
     if chosen.enable_checkpointing is False:
         mistakes.append(

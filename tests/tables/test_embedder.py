@@ -1,8 +1,11 @@
 import pytest
 import torch
 from tables.conftest import example_batch, example_tables
+from torch import nn
 
-from features.errors import RunConfigError
+from features.columns import TAKEN_NAMES
+from features.errors import FeatureConfigError, RunConfigError
+from features.load import parse_feature_set
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 
@@ -102,3 +105,12 @@ def test_sharding_of_an_unknown_table_is_refused():
 def test_one_example_without_any_id_of_a_list():
     batch = example_batch(seed=3, num_examples=1)
     assert torch.isfinite(embedder(0)(batch).fields["b"]).all()
+
+
+def test_names_that_torch_needs_for_itself_are_refused_in_feature_files():
+    containers = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}
+    assert {name for name in containers if not name.startswith("_")} <= TAKEN_NAMES
+    with pytest.raises(FeatureConfigError, match=r"got 'type'; choose another, such as 'type_id'"):
+        parse_feature_set(
+            "sources: {events: a.parquet}\nfeatures: [{name: type, kind: categorical}]", name="f"
+        )
