@@ -116,7 +116,7 @@ def _names(draft: Draft) -> Iterator[Finding]:
 def _name(path: YamlPath, name: str) -> Iterator[Finding]:
     if name.startswith("_"):
         yield path, f"names that start with _ are reserved, got {name!r}; choose another"
-    elif name in TAKEN_NAMES:
+    elif name in TAKEN_NAMES and path[0] != "sources":
         yield (
             path,
             f"name that torch needs for itself, got {name!r}; choose another, such as "

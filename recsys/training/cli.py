@@ -179,7 +179,7 @@ def _summary(directory: Path) -> str:
 
 def main(args: ArgsType = None) -> None:
     """Run the command line; mistakes of the user end with a message and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     for noisy in ("lightning.fabric", "lightning.pytorch", "torchrec", "torch.fx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # Lightning and torch about each other; nothing that a user could mend.
