@@ -16,23 +16,35 @@ from typing import Any
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def main(*, experiments: Mapping[str, str], metrics: Mapping[str, str], about: str) -> None:
+def main(
+    *,
+    experiments: Mapping[str, str],
+    metrics: Mapping[str, str],
+    about: str,
+    published: Mapping[str, str] | None = None,
+) -> None:
     """Train what is missing, then print the table.
 
     Args:
         experiments: File of each variant, relative to the repository.
         metrics: Heading of a column -> name of the metric without its split.
         about: What the benchmark measures.
+        published: Figure that others report, by variant.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--only", nargs="+", default=list(experiments), help="some variants")
     parser.add_argument("--report", action="store_true", help="train nothing, print the table")
     options = parser.parse_args()
     root = options.root.resolve()
+    experiments = {name: experiments[name] for name in options.only}
     if not options.report:
         train_missing(experiments, seeds=options.seeds, root=root)
-    print("\n".join(table_lines(experiments, seeds=options.seeds, root=root, metrics=metrics)))
+    lines = table_lines(
+        experiments, seeds=options.seeds, root=root, metrics=metrics, published=published or {}
+    )
+    print("\n".join(lines))
 
 
 def train_missing(experiments: Mapping[str, str], *, seeds: Sequence[int], root: Path) -> None:
@@ -52,13 +64,17 @@ def train_missing(experiments: Mapping[str, str], *, seeds: Sequence[int], root:
 
 
 def table_lines(
-    variants: Iterable[str], *, seeds: Sequence[int], root: Path, metrics: Mapping[str, str]
+    variants: Iterable[str],
+    *,
+    seeds: Sequence[int],
+    root: Path,
+    metrics: Mapping[str, str],
+    published: Mapping[str, str],
 ) -> list[str]:
     """The table in Markdown: mean and standard deviation over the seeds that have been tested."""
-    lines = [
-        _row(["variant", "seeds", *(f"test {heading}" for heading in metrics), "best epoch"]),
-        _row(["---"] * (len(metrics) + 3)),
-    ]
+    headings = ["variant", "seeds", *(f"test {heading}" for heading in metrics), "best epoch"]
+    headings += ["s to it", *(["published"] if published else [])]
+    lines = [_row(headings), _row(["---"] * len(headings))]
     for variant in variants:
         results = {seed: _results(root, _run_name(variant, seed)) for seed in seeds}
         tested = {seed: report for seed, report in results.items() if "test" in report}
@@ -67,7 +83,9 @@ def table_lines(
             [report["test"][f"test/{name}"] for report in reports] for name in metrics.values()
         ]
         cells = [variant, _listed(tested), *map(_mean_and_deviation, columns)]
-        lines.append(_row([*cells, _listed(report["epoch"] for report in reports)]))
+        cells.append(_listed(report["epoch"] for report in reports))
+        cells.append(_listed(round(report["train_s"]) for report in reports if "train_s" in report))
+        lines.append(_row([*cells, *([published.get(variant, "-")] if published else [])]))
     return lines
 
 

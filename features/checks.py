@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from features.columns import ROW, SPLIT
+from features.columns import ROW, SPLIT, time_column
 from features.dense import clipped, filled, number
 from features.errors import DataError
 from features.raw_checks import described
@@ -22,10 +22,19 @@ from features.spec import (
     Label,
     Vector,
 )
+from features.spec import Sequence as SequenceFeature
 from features.split_spec import ColumnSplit
 from features.sql import parse_sql
-from features.values import categorical_values, is_multi_valued, raw
+from features.times import as_seconds
+from features.values import (
+    categorical_values,
+    is_multi_valued,
+    raw,
+    raw_times,
+    timed_sequences,
+)
 
+_LAST_SECOND = 10**11  # in the year 5138; milliseconds are larger from March 1973 on
 FILL = "set `fill` in the feature file, or mend the data"
 
 
@@ -65,7 +74,7 @@ def reading(where: str) -> Iterator[None]:
 def value_checks(
     feature_set: FeatureSet, types: dict[str, pl.DataType], *, with_labels: bool
 ) -> list[Check]:
-    """Rules of entity columns and features and, if asked, of labels and weight.
+    """Rules of entity columns, features and times and, if asked, of labels and weight.
 
     Args:
         feature_set: What is expected.
@@ -85,6 +94,8 @@ def value_checks(
                 found += _number(where, feature)
             case Vector():
                 found += _vector(where, feature, types[feature.name])
+    for sequence in timed_sequences(feature_set):
+        found += _times(sequence, types[time_column(sequence.name)])
     if with_labels:
         for label in feature_set.label:
             found += _label(label)
@@ -231,6 +242,26 @@ def _vector(where: str, feature: Vector, dtype: pl.DataType) -> Iterator[Check]:
         "null, NaN or infinite number in the list",
         "mend the data",
     )
+
+
+def _times(sequence: SequenceFeature, dtype: pl.DataType) -> Iterator[Check]:
+    value = raw_times(sequence)
+    seconds = as_seconds(value, dtype)
+    where = f"features.{sequence.name}.times (expr {sequence.times!r})"
+    is_missing, problem = value.is_null(), "null"
+    if dtype.is_float():
+        is_missing, problem = is_missing | value.is_nan().fill_null(False), "null or NaN"
+    remedy = "give another time in `times`, or drop such events with sources.events.where"
+    yield Check(where, is_missing, value, problem, remedy)
+    if dtype.is_numeric():
+        is_possible = (seconds > -_LAST_SECOND) & (seconds < _LAST_SECOND)
+        yield Check(
+            where,
+            ~is_missing & ~is_possible.fill_null(False),
+            value,
+            "number of seconds that is beyond the year 5000",
+            "divide milliseconds by 1000 in `times`, or mend the data",
+        )
 
 
 def label_value(label: Label) -> pl.Expr:

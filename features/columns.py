@@ -41,6 +41,11 @@ def sequence_column(sequence: str, of: str) -> str:
     return f"{sequence}.{of}"
 
 
+def time_column(sequence: str) -> str:
+    """The seconds of a sequence's events; no feature's name has an @."""
+    return sequence_column(sequence, "@time")
+
+
 TAKEN_NAMES = frozenset(
     {
         "T_destination",

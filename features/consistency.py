@@ -143,7 +143,7 @@ def _expressions(draft: Draft) -> Iterator[Finding]:
         if isinstance(feature, ColumnFeature):
             texts.append(((*path, "expr"), feature.expr))
         if isinstance(feature, Sequence):
-            texts.append(((*path, "where"), feature.where))
+            texts += [((*path, "where"), feature.where), ((*path, "times"), feature.times)]
     for path, text in texts:
         if text is not None:
             try:

@@ -14,7 +14,15 @@ from features.checks import (
     value_checks,
     vector_values,
 )
-from features.columns import ROW, SPLIT, WEIGHT, entity_column, keep_column, label_column
+from features.columns import (
+    ROW,
+    SPLIT,
+    WEIGHT,
+    entity_column,
+    keep_column,
+    label_column,
+    time_column,
+)
 from features.dense import encoded, filled
 from features.errors import DataError
 from features.raw_checks import described, type_mistakes
@@ -32,12 +40,15 @@ from features.spec import (
     VocabEncoding,
 )
 from features.sql import parse_sql
+from features.times import as_seconds
 from features.values import (
     canonical_type,
     categorical_values,
     is_multi_valued,
+    raw_times,
     raw_types,
     same_kind,
+    timed_sequences,
 )
 
 _ID = "_id"
@@ -48,8 +59,9 @@ def encode(schema: FeatureSchema, frame: pl.LazyFrame, *, with_labels: bool) -> 
 
     Gives `_row`, `_split` if the frame has it, raw `_entity.user`, `.item` and `.time`; every
     feature but sequences under its name: Int64 ids, List(Int64) where there are several values,
-    Float32 numbers, Array(Float32) vectors; `_keep.NAME` for sequences with `where`; with labels
-    `_label.NAME` (null where `where` does not hold) and `_weight`.
+    Float32 numbers, Array(Float32) vectors; `_keep.NAME` for sequences with `where`, `NAME.@time`
+    (Int64 seconds) for those with `times`; with labels `_label.NAME` (null where `where` does not
+    hold) and `_weight`.
 
     Args:
         schema: Fitted to training data.
@@ -76,6 +88,9 @@ def encode(schema: FeatureSchema, frame: pl.LazyFrame, *, with_labels: bool) -> 
         if sequence.where is not None:
             keep = parse_sql(sequence.where).fill_null(False)
             columns.append(keep.alias(keep_column(sequence.name)))
+    for sequence in timed_sequences(feature_set):
+        name = time_column(sequence.name)
+        columns.append(as_seconds(raw_times(sequence), types[name]).alias(name))
     if with_labels:
         columns += _label_columns(feature_set)
     found = frame.select(columns)

@@ -70,6 +70,8 @@ def _feature(schema: FeatureSchema, feature: Any) -> dict[str, Any]:
                 "max_length": feature.max_length,
                 "where": feature.where,
             }
+            if feature.times is not None:
+                content["times"] = feature.times
     return content
 
 

@@ -57,6 +57,7 @@ def needs(feature_set: FeatureSet, *, with_labels: bool) -> list[Need]:
         if isinstance(feature, ColumnFeature):
             columns = columns_of(feature.expr) if feature.expr else (feature.source_column,)
             add(f"features.{feature.name}", *columns)
-        elif isinstance(feature, Sequence) and feature.where is not None:
-            add(f"features.{feature.name}.where", *columns_of(feature.where))
+        elif isinstance(feature, Sequence):
+            for key, text in (("where", feature.where), ("times", feature.times)):
+                add(f"features.{feature.name}.{key}", *(columns_of(text) if text else ()))
     return result

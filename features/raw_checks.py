@@ -18,7 +18,16 @@ from features.columns import (
 )
 from features.spec import Categorical, ColumnFeature, FeatureSet, Sequence
 from features.sql import parse_sql
-from features.values import canonical_type, is_multi_valued, raw, same_kind, type_problem
+from features.times import seconds_problem
+from features.values import (
+    canonical_type,
+    is_multi_valued,
+    raw,
+    raw_times,
+    same_kind,
+    timed_sequences,
+    type_problem,
+)
 
 
 def reserved_columns(columns: Iterable[str]) -> list[str]:
@@ -61,6 +70,12 @@ def type_mistakes(feature_set: FeatureSet, frame: pl.LazyFrame, *, with_labels: 
             mistakes.append(
                 f"{where}: must be a condition, true or false, got {text!r} of type {dtype}"
             )
+    for sequence in timed_sequences(feature_set):
+        where = f"features.{sequence.name}.times"
+        dtype = dtype_of(where, raw_times(sequence))
+        problem = None if dtype is None else seconds_problem(dtype)
+        if problem:
+            mistakes.append(f"{where} (expr {sequence.times!r}): {problem}")
     for where, expression in _numbers(feature_set) if with_labels else ():
         dtype = dtype_of(where, expression)
         if dtype is not None and not (dtype.is_numeric() or dtype == pl.Boolean):

@@ -260,6 +260,9 @@ class Sequence(FeatureBase):
     """Histories end before the event they belong to; there is no other way here."""
     where: str | None = None
     """SQL condition on the earlier events."""
+    times: str | None = None
+    """SQL expression over the raw columns: when each event happened, as seconds since 1970, date or
+    datetime. For models that read time."""
     pooling: Literal["none", "sum", "mean"] = "none"
     """none: models get the sequence; else one vector of its rows."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from features.columns import time_column
 from features.spec import (
     Bucketized,
     Categorical,
@@ -11,6 +12,7 @@ from features.spec import (
     Dense,
     Feature,
     FeatureSet,
+    Sequence,
     Vector,
 )
 from features.spec_base import Scalar
@@ -25,9 +27,21 @@ def raw(feature: ColumnFeature) -> pl.Expr:
 
 
 def raw_types(feature_set: FeatureSet, frame: pl.LazyFrame) -> dict[str, pl.DataType]:
-    """Type of every column feature's raw value; reads no data."""
-    features = feature_set.of_kind(ColumnFeature)
-    return dict(frame.select(raw(f).alias(f.name) for f in features).collect_schema())
+    """Type of every column feature's raw value, and of `times` by `time_column`; reads no data."""
+    values = {f.name: raw(f) for f in feature_set.of_kind(ColumnFeature)}
+    values |= {time_column(s.name): raw_times(s) for s in timed_sequences(feature_set)}
+    return dict(frame.select(v.alias(name) for name, v in values.items()).collect_schema())
+
+
+def timed_sequences(feature_set: FeatureSet) -> tuple[Sequence, ...]:
+    """Sequences that have the times of their events."""
+    return tuple(s for s in feature_set.of_kind(Sequence) if s.times is not None)
+
+
+def raw_times(sequence: Sequence) -> pl.Expr:
+    """The raw `times` of a sequence that has them."""
+    assert sequence.times is not None, "a sequence with times"
+    return parse_sql(sequence.times)
 
 
 def value_type(dtype: pl.DataType) -> pl.DataType | None:

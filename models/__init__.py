@@ -4,6 +4,20 @@ from models.bert4rec import BERT4Rec as BERT4Rec
 from models.dcnv2 import DCNv2 as DCNv2
 from models.deepfm import DeepFM as DeepFM
 from models.dlrm import DLRM as DLRM
+from models.esasrec import ESASRec as ESASRec
+from models.gsasrec import GSASRec as GSASRec
+from models.hstu import HSTU as HSTU
 from models.sasrec import SASRec as SASRec
+from models.transformer import SequenceTransformer as SequenceTransformer
 
-__all__ = ["DLRM", "BERT4Rec", "DCNv2", "DeepFM", "SASRec"]
+__all__ = [
+    "DLRM",
+    "HSTU",
+    "BERT4Rec",
+    "DCNv2",
+    "DeepFM",
+    "ESASRec",
+    "GSASRec",
+    "SASRec",
+    "SequenceTransformer",
+]

@@ -41,6 +41,8 @@ class BundleManifest:
         sequence: Key of the sequence that a sequence model reads.
         objective: How a sequence model was trained: `next` or `cloze`.
         max_length: Longest sequence that it reads.
+        item_output: Whether a sequence model's items are scored by the vectors of histories or by
+            a table of their own.
         schema_fingerprint: Of the schema.
         step: Optimiser steps behind it.
         metrics: As logged by the checkpoint.
@@ -58,6 +60,7 @@ class BundleManifest:
     sequence: str | None = None
     objective: Literal["next", "cloze"] | None = None
     max_length: int | None = None
+    item_output: Literal["tied", "separate"] = "tied"
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

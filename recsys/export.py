@@ -32,7 +32,7 @@ from recsys.training.parser_errors import in_short
 from recsys.training.ranking import RankingTask
 from recsys.training.sequence import SequenceTask
 from recsys.training.task import Task
-from recsys.types import Embedded, Jagged
+from recsys.types import Embedded, History
 
 _VERSIONED = ("recsys", "torch", "torchrec", "polars", "polars-hash")
 
@@ -140,17 +140,34 @@ class SequenceProgram(nn.Module):
     def __init__(self, task: SequenceTask) -> None:
         super().__init__()
         self.encoder = task.encoder
+        self.side_keys = task.keys[1:]
 
     def forward(
-        self, values_LD: Tensor, lengths_B: Tensor, is_last_L: Tensor, items_VD: Tensor
+        self,
+        items_LD: Tensor,
+        sides: list[Tensor],
+        times: list[Tensor],
+        lengths_B: Tensor,
+        is_last_L: Tensor,
+        items_VD: Tensor,
     ) -> Tensor:
-        """Give scores (B, V) of what comes after each history."""
+        """Give scores (B, V) of what comes after each history.
+
+        Args:
+            items_LD: Vectors of the histories' items.
+            sides: Vectors (L, width) of the sequence's other columns.
+            times: Second of each event, and second its prediction is for; empty without times.
+            lengths_B: Events of each history.
+            is_last_L: Whether an event is the last of its history.
+            items_VD: What items are scored by.
+        """
         encoder = cast(SequenceEncoder, self.encoder)
-        items = Jagged(values_LD, lengths_B)
+        times_L, asked_at_L = times or (None, None)
+        by_key = dict(zip(self.side_keys, sides, strict=True))
+        history = History(items_LD, lengths_B, by_key, times_L, asked_at_L)
         if encoder.objective == "cloze":
-            items = encoder.mask(items, is_last_L)
-        last_BD = encoder(items)[lengths_B.cumsum(0) - 1]
-        return catalogue_scores(encoder, last_BD, items_VD)
+            history = encoder.mask(history, is_last_L)
+        return catalogue_scores(encoder, encoder(history, lengths_B.cumsum(0) - 1), items_VD)
 
 
 def _program(task: Task) -> torch.export.ExportedProgram:
@@ -166,10 +183,22 @@ def _program(task: Task) -> torch.export.ExportedProgram:
     assert isinstance(task, SequenceTask)
     tokens = Dim("tokens", min=1)
     lengths_B = torch.tensor([2, 3])
-    width = task.embedder.widths[task.key]
+    width, *side_widths = (task.embedder.widths[key] for key in task.keys)
+    sides = [torch.zeros(5, side_width) for side_width in side_widths]
+    # A tensor for each: one that were passed twice would be exported as a single input.
+    num_times = 0 if task.time_key is None else 2
+    times = [torch.zeros(5, dtype=torch.int64) for _ in range(num_times)]
     items_VD = torch.zeros(task.num_items, width)
-    arguments = (torch.zeros(5, width), lengths_B, is_last(lengths_B), items_VD)
-    shapes = ({0: tokens}, {0: batch}, {0: tokens}, {})
+    arguments = (torch.zeros(5, width), sides, times, lengths_B, is_last(lengths_B), items_VD)
+    along_tokens = {0: tokens}
+    shapes = (
+        along_tokens,
+        [along_tokens for _ in sides],
+        [along_tokens for _ in times],
+        {0: batch},
+        along_tokens,
+        {},
+    )
     program = SequenceProgram(task).eval()
     return torch.export.export(program, arguments, dynamic_shapes=shapes)
 
@@ -187,7 +216,11 @@ def _describe(task: Task, manifest: Manifest) -> BundleManifest:
     if isinstance(task, SequenceTask):
         objective = cast(SequenceEncoder, task.encoder).objective
         described = replace(
-            described, sequence=task.key, objective=objective, max_length=task.max_length
+            described,
+            sequence=task.key,
+            objective=objective,
+            max_length=task.max_length,
+            item_output=task.item_output,
         )
     return described
 

@@ -1,13 +1,15 @@
-"""What the trainer knows of models; they know nothing of it."""
+"""What the trainer knows of models and losses; they know nothing of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
-from recsys.types import Embedded, Jagged
+from recsys.types import Embedded, History
+
+Objective = Literal["next", "cloze"]
 
 
 class Ranker(nn.Module, ABC):
@@ -18,8 +20,12 @@ class Ranker(nn.Module, ABC):
         """Give logits_BT."""
 
 
+class SequenceLoss(ABC):  # noqa: B024  the two kinds are called with different things
+    """Compares what positions predict with items; which ones, `recsys.losses` says."""
+
+
 class SequenceEncoder(nn.Module, ABC):
-    """Turns a sequence of item vectors into a vector per position.
+    """Turns a history into vectors that predict items.
 
     Built as `Model(layout, ...)` with a `FieldLayout`.
 
@@ -27,17 +33,25 @@ class SequenceEncoder(nn.Module, ABC):
         objective: `next`: position i predicts item i + 1, and no position sees a later one;
             `cloze`: masked items are predicted from both sides.
         item_bias_V: Added to the score of each item; None where there is none.
+        loss: What it is trained with where the run file does not say.
     """
 
-    objective: ClassVar[Literal["next", "cloze"]]
+    objective: Objective
     item_bias_V: Tensor | None
+    loss: SequenceLoss
 
     @abstractmethod
-    def forward(self, items: Jagged) -> Tensor:
-        """Give hidden_LD, one vector per token, packed as the input is."""
+    def forward(self, history: History, wanted_M: Tensor | None = None) -> Tensor:
+        """Give hidden_MD, one vector per wanted token.
 
-    def mask(self, items: Jagged, masked_L: Tensor) -> Jagged:
-        """Put the mask vector where `masked_L` is true; encoders with the cloze objective do."""
+        Args:
+            history: What is read.
+            wanted_M: Packed tokens, in rising order, at least one: the masked ones of a cloze, or
+                the last of each history. None: all.
+        """
+
+    def mask(self, history: History, masked_L: Tensor) -> History:
+        """Hide the items where `masked_L` is true; encoders with the cloze objective do."""
         raise NotImplementedError(f"{type(self).__name__} has no mask vector")
 
     def head(self, hidden_MD: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ import polars as pl
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features import columns
 from features.errors import DataError, RecsysError, RunConfigError, did_you_mean
@@ -22,12 +21,13 @@ from features.schema import FeatureSchema
 from features.sources import scan_events
 from recsys.bundle import MODEL, TABLES, BundleManifest, read_bundle
 from recsys.data.scoring import encode_for_scoring, event_batches, event_rows, user_batches
+from recsys.data.sequences import ItemSequence
 from recsys.data.store import EncodedStore
 from recsys.metrics import remove_seen, top_k
-from recsys.nn.tokens import as_question, is_last
+from recsys.nn.tokens import Tokens, is_last
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
-from recsys.tables.logical import logical_tables
+from recsys.tables.logical import OUTPUT, logical_tables, with_output
 from recsys.types import Batch
 
 _RANKING_BATCH, _SEQUENCE_BATCH = 8192, 256
@@ -50,7 +50,12 @@ class Scorer:
     def __init__(self, bundle: Path) -> None:
         self.manifest, self.schema = read_bundle(bundle)
         config = replace(TablesConfig(), dense_max_bytes=sys.maxsize)
-        self._embedder = Embedder(logical_tables(self.schema), config=config)
+        tables = logical_tables(self.schema)
+        if self.manifest.task == "sequence":
+            self._items = ItemSequence.of(self.schema.feature_set)
+            if self.manifest.item_output == "separate":
+                tables = with_output(tables, of=self._items.keys[0])
+        self._embedder = Embedder(tables, config=config)
         self._embedder.load_state_dict(load_file(bundle / TABLES))
         self._program: nn.Module = torch.export.load(bundle / MODEL).module()
 
@@ -63,21 +68,21 @@ class Scorer:
     @torch.inference_mode()
     def catalogue_scores(self, batch: Batch) -> Tensor:
         """Scores (B, V) of a sequence bundle's items."""
-        key = self.manifest.sequence
-        assert key is not None, "a sequence bundle"
         assert batch.sequences is not None, "a sequence bundle"
-        ids, lengths_B = as_question(
-            batch.sequences[key].values(),
-            batch.sequences[key].lengths(),
-            objective=self.manifest.objective or "next",
-            max_length=self.manifest.max_length or 0,
+        items = self._items
+        tokens = Tokens.of(batch.sequences, keys=items.keys, time_key=items.time_key).as_question(
+            self.manifest.objective or "next", max_length=self.manifest.max_length or 0
         )
-        sequences = KeyedJaggedTensor(keys=[key], values=ids, lengths=lengths_B)
-        items = self._embedder(replace(batch, ids=None, sequences=sequences)).sequences[key]
-        num_items = self.schema.num_ids(key.split(".")[-1])
+        history = tokens.history(self._embedder.sequences(tokens.keyed()))
+        sides = [history.sides[key] for key in items.keys[1:]]
+        times = [t for t in (history.times_L, history.asked_at_L) if t is not None]
+        num_items = self.schema.num_ids(items.item)
         assert num_items is not None, "an item catalogue is bounded"
-        catalogue_VD = self._embedder.catalogue(key, num_ids=num_items)
-        return self._program(items.values_LD, lengths_B, is_last(lengths_B), catalogue_VD)
+        catalogue_VD = self._embedder.catalogue(
+            items.keys[0] if self.manifest.item_output == "tied" else OUTPUT, num_ids=num_items
+        )
+        lengths_B, is_last_L = tokens.lengths_B, is_last(tokens.lengths_B)
+        return self._program(history.items_LD, sides, times, lengths_B, is_last_L, catalogue_VD)
 
 
 def score(

@@ -22,7 +22,8 @@ class Batch:
 
     Attributes:
         ids: Keyed by feature: one or several ids per example; None where no feature is embedded.
-        sequences: Keyed by `sequence.of`: ids of earlier events, oldest first; None where unused.
+        sequences: Keyed by `sequence.of`: ids of earlier events, oldest first; `sequence.@time`:
+            seconds of these events, then of the question. None where unused.
         dense_BN: Dense and vector features, in the order of the feature file.
         labels_BT: 0 or 1.
         weights_B: Weight in the loss; 0 marks a row that only fills up the batch.
@@ -86,6 +87,25 @@ class Jagged:
 
 
 @dataclass(frozen=True)
+class History:
+    """What a sequence encoder reads: a token per event.
+
+    Attributes:
+        items_LD: Vector of each event's item, packed, oldest first.
+        lengths_B: Tokens of each history; their sum is L.
+        sides: Vectors (L, width) of the other columns of the sequence, by key.
+        times_L: Second at which each event happened; None where the feature file gives no times.
+        asked_at_L: Second for which each token's prediction is made: that of the event after it.
+    """
+
+    items_LD: Tensor
+    lengths_B: Tensor
+    sides: Mapping[str, Tensor] = field(default_factory=dict)
+    times_L: Tensor | None = None
+    asked_at_L: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Embedded:
     """What a model reads.
 
@@ -122,6 +142,7 @@ class FieldLayout:
         num_dense: N.
         labels: Names of the targets.
         num_items: Ids of the catalogue, the out-of-vocabulary id 0 included; 0 where there is none.
+        has_times: Whether a sequence model is told when events happened.
     """
 
     fields: Mapping[str, int]
@@ -130,6 +151,7 @@ class FieldLayout:
     labels: tuple[str, ...]
     max_lengths: Mapping[str, int] = field(default_factory=dict)
     num_items: int = 0
+    has_times: bool = False
 
     @property
     def width(self) -> int:

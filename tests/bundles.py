@@ -1,5 +1,7 @@
 """Models that were trained, and bundles of them, for tests of scoring."""
 
+import inspect
+
 import numpy as np
 import polars as pl
 from commands import experiment, recsys_command, train_command
@@ -9,8 +11,9 @@ from recsys.checkpoint import read_manifest
 from recsys.data.module import RecsysData
 from recsys.data.simulate import SimulatorConfig, simulate
 from recsys.export import load_task
+from recsys.protocols import SequenceEncoder
 
-ENCODERS = [name for name in models.__all__ if hasattr(getattr(models, name), "objective")]
+ENCODERS = [n for n in models.__all__ if issubclass(getattr(models, n), SequenceEncoder)]
 RANKERS = [name for name in models.__all__ if name not in ENCODERS]
 SIZES = {
     "DCNv2": {"num_cross_layers": 1, "mlp": [8]},
@@ -31,18 +34,23 @@ def write_data(directory):
     items.write_parquet(directory / "items.parquet")
 
 
-def train(directory, names, *, features):
-    """Runs and bundles of models of one kind, below `directory`."""
+def train(directory, names, *, features, encoder=None, **settings):
+    """Runs and bundles of models of one kind, below `directory`.
+
+    Sequence models can be given settings of the encoder, where it knows them, and of the task.
+    """
     write_data(directory / "data")
     kind = "ranking" if names[0] in RANKERS else "sequence"
     (directory / f"{kind}.yaml").write_text(features)
     adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.02}}
     for name in names:
-        model = {"class_path": name, "init_args": SIZES.get(name, {})}
+        known = inspect.signature(getattr(models, name)).parameters
+        more = {key: value for key, value in (encoder or {}).items() if key in known}
+        model = {"class_path": name, "init_args": SIZES.get(name, {}) | more}
         if kind == "ranking":  # all tables are sharded
             arguments = {"ranker": model, "optimizer": adam, "tables": {"dense_max_bytes": 0}}
         else:
-            arguments = {"encoder": model, "optimizer": adam, "ks": [5]}
+            arguments = {"encoder": model, "optimizer": adam, "ks": [5], **settings}
         task = {"class_path": f"{kind.title()}Task", "init_args": arguments}
         file = experiment(directory, task, features=f"{kind}.yaml", name=name)
         assert train_command("fit", "-c", file, "--run.test", "false") == 0

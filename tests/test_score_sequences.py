@@ -1,9 +1,15 @@
 """Bundles of sequence models give each user the items that the task ranks first."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
 from bundles import ENCODERS, data_module, score, task_of, train
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from recsys.data.scoring import encode_for_scoring, user_batches
+from recsys.score import Scorer
 
 SEQUENCE = """
 sources: {events: events.parquet}
@@ -16,10 +22,36 @@ features:
 """
 
 
+WITH_SIDES = (
+    SEQUENCE.replace("of: item_id", "of: [device, item_id, brand], times: timestamp")
+    .replace(
+        "{name: item_id, kind: categorical}",
+        "{name: item_id, kind: categorical}\n  - {name: device, kind: categorical, dim: 4}\n"
+        "  - {name: brand, kind: categorical, dim: 4}",
+    )
+    .replace("events.parquet}", "events.parquet, items: {path: items.parquet, on: item_id}}")
+)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a run and a bundle of every encoder."""
     return train(tmp_path_factory.mktemp("sequences"), ENCODERS, features=SEQUENCE)
+
+
+@pytest.fixture(scope="module")
+def trained_with_all(tmp_path_factory):
+    """The same with all that an encoder may know, an output table, and every table sharded."""
+    return train(
+        tmp_path_factory.mktemp("all"),
+        ENCODERS,
+        features=WITH_SIDES,
+        encoder={"time_gaps": True},
+        item_output="separate",
+        shuffle_ties=True,
+        loss={"class_path": "SampledSoftmax", "init_args": {"num_negatives": 8}},
+        tables={"dense_max_bytes": 0},
+    )
 
 
 def best_by_hand(scores_V, seen, k):
@@ -91,3 +123,46 @@ def test_users_and_items_that_training_never_met(trained, tmp_path, name):
     assert scores["rank"].to_list() == [1, 2, 3] * 2
     assert "i1" not in scores.filter(pl.col("user_id") == "newcomer")["item_id"]
     assert "new item" not in scores["item_id"]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_sides_times_and_an_output_table_of_a_sharded_run(trained_with_all, tmp_path, name):
+    task, data = task_of(trained_with_all, name), data_module(trained_with_all, "sequence")
+    bundle = trained_with_all / "bundles" / name
+    scorer, matters = Scorer(bundle), []
+    for batch in data.test_dataloader():
+        with torch.no_grad():
+            expected_BV = task(batch)
+        torch.testing.assert_close(scorer.catalogue_scores(batch), expected_BV, atol=1e-5, rtol=0)
+        assert expected_BV.std() > 1e-3
+        for key in ("device", "brand", "@time"):
+            with torch.no_grad():
+                other_BV = task(without(batch, f"history.{key}"))
+            matters.append((key, not torch.allclose(other_BV, expected_BV, atol=1e-5)))
+    assert {key for key, is_so in matters if is_so} == {"device", "brand", "@time"}
+    assert scorer.manifest.item_output == "separate"
+
+    scores = score(trained_with_all, name, trained_with_all / "data", tmp_path / "out", "-k", 4)
+    store = encode_for_scoring(data.schema, trained_with_all / "data", tmp_path / "encoded")
+    users = pl.read_parquet(store.users_file)["user"]
+    vocabulary = data.schema.vocabularies["item_id"].values.to_list()
+    for batch in user_batches(store, batch_size=1):
+        with torch.no_grad():
+            [scores_V] = task(batch)
+        torch.testing.assert_close(scorer.catalogue_scores(batch)[0], scores_V, atol=1e-5, rtol=0)
+        best = best_by_hand(scores_V.tolist(), set(batch.seen_values.tolist()), 4)
+        found = scores.filter(pl.col("user_id") == users[int(batch.users_B)])
+        assert found["item_id"].to_list() == [vocabulary[item - 1] for item in best]
+        assert found["score"].to_list() == pytest.approx(scores_V[best].tolist(), abs=1e-5)
+
+
+def without(batch, key):
+    """The batch with 0 for all values of one column."""
+    keyed = batch.sequences
+    values = {k: keyed[k].values() * (k != key) for k in keyed.keys()}  # noqa: SIM118  no dict
+    return replace(
+        batch,
+        sequences=KeyedJaggedTensor(
+            keys=[*values], values=torch.cat([*values.values()]), lengths=keyed.lengths()
+        ),
+    )

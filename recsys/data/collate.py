@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features import columns
-from features.columns import label_column, sequence_column
-from features.errors import SchemaMismatchError
+from features.columns import label_column
 from features.schema import FeatureSchema
 from features.spec import Sequence as SequenceFeature
 from recsys.data.histories import Histories
-from recsys.data.layout import dense_features, position_column
-from recsys.data.rows import Array, Ragged, Rows
+from recsys.data.jagged import Ids, keyed_jagged
+from recsys.data.layout import dense_features
+from recsys.data.rows import Ragged, Rows, integers, numbers
+from recsys.data.sequence_reader import SequenceReader
 from recsys.types import Batch
 
 
@@ -38,50 +36,6 @@ class Collate(Protocol):
     def __call__(self, rows: Rows) -> Batch:
         """One batch of all the rows."""
         ...
-
-
-@dataclass(frozen=True)
-class Ids:
-    """Ids of one key of a batch.
-
-    Attributes:
-        key: Its name in the batch.
-        values: All ids, example after example.
-        lengths_B: Ids per example. None: one each.
-        num_ids: Ids are 0 ... num_ids - 1. None: any number from 0.
-    """
-
-    key: str
-    values: Array
-    lengths_B: NDArray[np.int64] | None
-    num_ids: int | None
-
-
-def keyed_jagged(ids: Sequence[Ids], *, num_rows: int) -> KeyedJaggedTensor | None:
-    """Pack ids by key; None where there is no key.
-
-    Raises:
-        SchemaMismatchError: ids that the schema does not know.
-    """
-    if not ids:
-        return None
-    _check_range(ids)
-    counts = [len(item.values) for item in ids]
-    offsets = [0, *np.cumsum(counts).tolist()]
-    values = np.empty(offsets[-1], np.int64)
-    lengths_KB = np.ones((len(ids), num_rows), np.int64)
-    for position, item in enumerate(ids):
-        values[offsets[position] : offsets[position + 1]] = item.values
-        if item.lengths_B is not None:
-            lengths_KB[position] = item.lengths_B
-    return KeyedJaggedTensor(
-        keys=[item.key for item in ids],
-        values=torch.from_numpy(values),
-        lengths=torch.from_numpy(lengths_KB.reshape(-1)),
-        stride=num_rows,
-        length_per_key=counts,  # given, for computing them later would wait for the device
-        offset_per_key=offsets,
-    )
 
 
 class RankingCollate:
@@ -103,9 +57,10 @@ class RankingCollate:
         feature_set = schema.feature_set
         self._embedded = [(f.name, schema.num_ids(f.name)) for f in feature_set.embedded]
         self._dense = [f.name for f in dense_features(feature_set)]
-        self._sequences = feature_set.of_kind(SequenceFeature)
-        self._num_ids = {of: schema.num_ids(of) for s in self._sequences for of in s.columns}
-        self._histories = dict(histories)
+        self._sequences = [
+            SequenceReader(schema, s, histories=histories[s.name], max_length=s.max_length)
+            for s in feature_set.of_kind(SequenceFeature)
+        ]
         self._labels = [label_column(n) for n in feature_set.labels] if with_labels else []
         self._weight = [columns.WEIGHT] if with_labels else []
         self._user = [columns.USER] if feature_set.entity.user is not None else []
@@ -115,7 +70,8 @@ class RankingCollate:
         """What it reads of each row."""
         names = [name for name, _ in self._embedded] + self._dense
         names += self._labels + self._weight + self._user
-        return tuple(dict.fromkeys([*names, *map(position_column, self._sequences)]))
+        read = [name for reader in self._sequences for name in reader.columns]
+        return tuple(dict.fromkeys([*names, *read]))
 
     def __call__(self, rows: Rows) -> Batch:
         """One batch of all the rows."""
@@ -123,9 +79,10 @@ class RankingCollate:
         users_B = integers(rows[self._user[0]]) if self._user else np.full(len(rows), -1)
         weights_B = numbers(rows[self._weight[0]]) if self._weight else np.ones(len(rows))
         ids = [_column_ids(name, rows, num_ids=count) for name, count in self._embedded]
+        sequence_ids = [item for reader in self._sequences for item in reader.ids(rows)]
         return Batch(
             ids=keyed_jagged(ids, num_rows=len(rows)),
-            sequences=keyed_jagged(self._sequence_ids(rows, users_B), num_rows=len(rows)),
+            sequences=keyed_jagged(sequence_ids, num_rows=len(rows)),
             dense_BN=_side_by_side(rows, self._dense),
             labels_BT=_side_by_side(rows, self._labels),
             weights_B=torch.from_numpy(weights_B.astype(np.float32)),
@@ -134,31 +91,6 @@ class RankingCollate:
             seen_values=none,
             seen_lengths_B=none,
         )
-
-    def _sequence_ids(self, rows: Rows, users_B: NDArray[np.int64]) -> list[Ids]:
-        ids = []
-        for s in self._sequences:
-            ends_B = integers(rows[position_column(s)])
-            values, lengths_B = self._histories[s.name].slice(
-                users_B, ends_B, features=s.columns, max_length=s.max_length
-            )
-            ids += [
-                Ids(sequence_column(s.name, of), of_values, lengths_B, self._num_ids[of])
-                for of, of_values in zip(s.columns, values, strict=True)
-            ]
-        return ids
-
-
-def integers(column: Array | Ragged) -> NDArray[np.int64]:
-    """A column with one integer per row."""
-    assert isinstance(column, np.ndarray), "one number per row"
-    return column.astype(np.int64)
-
-
-def numbers(column: Array | Ragged) -> NDArray[np.float32]:
-    """A column with one number, or several, per row."""
-    assert isinstance(column, np.ndarray), "numbers, no lists"
-    return column.astype(np.float32)
 
 
 def _column_ids(name: str, rows: Rows, *, num_ids: int | None) -> Ids:
@@ -178,21 +110,3 @@ def _side_by_side(rows: Rows, names: Sequence[str]) -> Tensor:
         numbers_BW[:, begin : begin + part.shape[1]] = part
         begin += part.shape[1]
     return torch.from_numpy(numbers_BW)
-
-
-def _check_range(ids: Sequence[Ids]) -> None:
-    """Refuse ids beyond the table, for which fbgemm would silently read row 0."""
-    mistakes = []
-    for item in ids:
-        if not len(item.values):
-            continue
-        highest, lowest = int(item.values.max()), int(item.values.min())
-        if lowest < 0 or (item.num_ids is not None and highest >= item.num_ids):
-            wrong = lowest if lowest < 0 else highest
-            limit = "0 and above" if item.num_ids is None else f"0 ... {item.num_ids - 1}"
-            mistakes.append(
-                f"features.{item.key}: id that the schema does not know, got {wrong}; "
-                f"allowed {limit}; encode the data with this schema"
-            )
-    if mistakes:
-        raise SchemaMismatchError(mistakes)

@@ -8,8 +8,10 @@ import numpy as np
 import polars as pl
 
 from features import columns
+from features.columns import time_column
 from features.schema import FeatureSchema
 from features.spec import Sequence
+from features.values import timed_sequences
 from recsys.data.layout import EXAMPLES, dense_features, position_column
 
 _MAX_GROUP_ROWS = 65_536
@@ -83,4 +85,5 @@ class ExampleWriter:
         if feature_set.entity.user is not None:
             names += [columns.USER, columns.POSITION]
             names += [position_column(s) for s in feature_set.of_kind(Sequence) if s.where]
+            names += [time_column(s.name) for s in timed_sequences(feature_set)]
         return names

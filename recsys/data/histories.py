@@ -21,7 +21,8 @@ class Histories:
     """The histories below one directory, opened without reading them.
 
     The events of history row u are `values(feature)[offsets[u] : offsets[u + 1]]`, oldest first,
-    ties in time in the order of the file.
+    ties in time in the order of the file. The times of the events of a sequence are values too,
+    by `time_column`.
 
     Args:
         path: Directory that `HistoryWriter` made.
@@ -46,7 +47,7 @@ class Histories:
         return len(self.offsets) - 1
 
     def values(self, feature: str) -> Array:
-        """The ids of one feature for all events of all users."""
+        """The ids of one feature, or the times of one sequence, for all events of all users."""
         return self._values[feature]
 
     def slice(
@@ -66,13 +67,27 @@ class Histories:
             max_length: Keeps the most recent events. None: all.
 
         Returns:
-            Packed ids of each feature, and lengths_B.
+            Packed values of each feature, and lengths_B.
         """
         begins_B = self.offsets[users_B]
         assert np.all(ends_B <= self.offsets[users_B + 1] - begins_B), "position outside a history"
         lengths_B = ends_B if max_length is None else np.minimum(ends_B, max_length)
         index_L = ranges(begins_B + ends_B - lengths_B, lengths_B)
         return [self._values[feature][index_L] for feature in features], lengths_B
+
+    def last(self, users_B: NDArray[np.int64], ends_B: NDArray[np.int64], *, feature: str) -> Array:
+        """The value of the last event before each position; 0 where there is none.
+
+        Args:
+            users_B: History rows.
+            ends_B: Number of events before the position, at most the length of the history.
+            feature: What to read of the event.
+        """
+        values = self._values[feature]
+        has_event_B = ends_B > 0
+        last_B = np.zeros(len(users_B), values.dtype)
+        last_B[has_event_B] = values[(self.offsets[users_B] + ends_B - 1)[has_event_B]]
+        return last_B
 
 
 class HistoryWriter:
@@ -110,7 +125,7 @@ class HistoryWriter:
         Args:
             first: First history row.
             stop: History row after the last.
-            values: By feature: ids of all their events, in order.
+            values: By feature: those of all their events, in order.
             is_train: Whether each event trains.
         """
         begin, end = self._offsets[first], self._offsets[stop]

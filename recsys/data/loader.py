@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from features import columns
 from features.errors import RunConfigError
-from recsys.data.collate import Collate, numbers
+from recsys.data.collate import Collate
 from recsys.data.lanes import LaneReader, Shuffle, cut_lanes
-from recsys.data.rows import Rows
+from recsys.data.rows import Rows, numbers
 from recsys.data.sources import Pieces, RowSource
 from recsys.types import Batch
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning import LightningDataModule
+from numpy.typing import NDArray
 
 from features.errors import DataError, RunConfigError
 from features.load import load_feature_set
@@ -23,6 +25,7 @@ from recsys.data.sequences import (
     SequenceEvaluationCollate,
     SequenceTrainingCollate,
     check_training_events,
+    count_items,
     evaluation_source,
     training_source,
 )
@@ -47,6 +50,9 @@ class RecsysData(LightningDataModule):
         num_lanes: Ranges of the training rows that are read at once; a multiple of the number of
             ranks.
         max_memory_gib: Memory for rows while encoded data is built.
+        window_step: Sequence tasks train on windows of long histories whose ends lie so many
+            events apart, at most the sequence's `max_length`. None: on the most recent window
+            alone.
 
     Raises:
         RunConfigError: a number is too small, or a path names a variable that is not set.
@@ -71,12 +77,14 @@ class RecsysData(LightningDataModule):
         store: str = "runs/store",
         num_lanes: int = 8,
         max_memory_gib: float = 4.0,
+        window_step: int | None = None,
     ) -> None:
         super().__init__()
         _check_numbers(
             (
                 ("eval_batch_size", eval_batch_size, 1),
                 ("num_lanes", num_lanes, 1),
+                ("window_step", window_step, 1),
                 ("num_workers", num_workers, 0),
                 ("max_memory_gib", max_memory_gib, 0.1),
             )
@@ -90,6 +98,7 @@ class RecsysData(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.num_lanes = num_lanes
+        self.window_step = window_step
         self._store_root = expand_path(store, key="store")
         self._max_memory_bytes = int(max_memory_gib * 2**30)
         self._store: EncodedStore | None = None
@@ -100,12 +109,13 @@ class RecsysData(LightningDataModule):
 
         Raises:
             FeatureConfigError: the feature set does not fit the task.
-            RunConfigError: the batch sizes do not divide.
+            RunConfigError: the batch sizes do not divide, or the windows leave events out.
             DataError: the data does not fit the feature set, or the split the task.
         """
         if self._store is None:
             check_sizes(self.batch_size, self.num_lanes, world_size=1, training=True)
             items = ItemSequence.of(self.feature_set) if self.task == "sequence" else None
+            _check_window_step(self.window_step, items)
             store = prepare(
                 self.feature_set,
                 self.data_dir,
@@ -130,7 +140,7 @@ class RecsysData(LightningDataModule):
         """Batches of this rank, shuffled anew each epoch."""
         if self.task == "sequence":
             items = ItemSequence.of(self.feature_set)
-            source: RowSource = training_source(self.store, items)
+            source: RowSource = training_source(self.store, items, window_step=self.window_step)
             collate: Collate = SequenceTrainingCollate(self.store, items)
         else:
             source, collate = self._ranking("train")
@@ -149,6 +159,10 @@ class RecsysData(LightningDataModule):
     def test_dataloader(self) -> BatchLoader:
         """Test batches of this rank, in file order."""
         return self._evaluation("test")
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """Training events of each item id; for sequence tasks."""
+        return count_items(self.store, ItemSequence.of(self.feature_set))
 
     def has_split(self, split: str) -> bool:
         """Whether there is an example to evaluate."""
@@ -219,6 +233,20 @@ def _check_numbers(numbers: Iterable[tuple[str, float | None, float]]) -> None:
     ]
     if mistakes:
         raise RunConfigError(mistakes)
+
+
+def _check_window_step(window_step: int | None, items: ItemSequence | None) -> None:
+    if window_step is None:
+        return
+    if items is None:
+        raise RunConfigError(
+            f"data.window_step: is for sequence tasks, got {window_step}; leave it out"
+        )
+    if window_step > items.feature.max_length:
+        raise RunConfigError(
+            f"data.window_step: leaves events out that no window predicts, got {window_step}; "
+            f"allowed 1 to {items.feature.max_length}, the max_length of {items.feature.name!r}"
+        )
 
 
 def expand_path(text: str, *, key: str) -> Path:

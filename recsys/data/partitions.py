@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -128,17 +128,24 @@ def _history_writers(
 ) -> dict[Sequence | None, HistoryWriter]:
     """By sequence with a `where`; None stands for the history of all events."""
 
-    def writer(path: Path, lengths: str, features: set[str]) -> HistoryWriter:
+    def writer(
+        path: Path, lengths: str, features: set[str], sequences: Iterable[Sequence]
+    ) -> HistoryWriter:
         dtypes = {f: _numpy_dtype(id_dtype(events.schema, f)) for f in sorted(features)}
+        timed = [columns.time_column(s.name) for s in sequences if s.times is not None]
+        dtypes |= dict.fromkeys(timed, np.dtype(np.int64))
         return HistoryWriter(path, lengths=users[lengths].to_numpy(), dtypes=dtypes)
 
     item = item_feature(events.feature_set)
-    read = {name for s in events.feature_set.of_kind(Sequence) for name in s.columns}
-    read |= {item.name} if item else set()
-    writers: dict[Sequence | None, HistoryWriter] = {None: writer(path / HISTORIES, _LENGTH, read)}
+    sequences = events.feature_set.of_kind(Sequence)
+    read = {name for s in sequences for name in s.columns} | ({item.name} if item else set())
+    whole = [s for s in sequences if not s.where]
+    writers: dict[Sequence | None, HistoryWriter] = {
+        None: writer(path / HISTORIES, _LENGTH, read, whole)
+    }
     for s in events.filtered:
         kept = columns.keep_column(s.name)
-        writers[s] = writer(filtered_path(path, s.name), kept, set(s.columns))
+        writers[s] = writer(filtered_path(path, s.name), kept, set(s.columns), [s])
     return writers
 
 

@@ -80,6 +80,18 @@ class Rows:
         return Rows({**self.columns, name: column}, self.num_rows)
 
 
+def integers(column: Column) -> NDArray[np.int64]:
+    """A column with one integer per row."""
+    assert isinstance(column, np.ndarray), "one number per row"
+    return column.astype(np.int64)
+
+
+def numbers(column: Column) -> NDArray[np.float32]:
+    """A column with one number, or several, per row."""
+    assert isinstance(column, np.ndarray), "numbers, no lists"
+    return column.astype(np.float32)
+
+
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """The positions starts[i] ... starts[i] + lengths[i] - 1, one range after the other."""
     ends = np.cumsum(lengths)

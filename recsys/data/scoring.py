@@ -18,10 +18,9 @@ from features.spec import Sequence
 from features.values import raw_types
 from recsys.data.building import write_rows
 from recsys.data.collate import Collate, RankingCollate
-from recsys.data.layout import position_column
 from recsys.data.loader import BatchLoader
 from recsys.data.rows import Rows
-from recsys.data.sequences import ItemSequence, SequenceEvaluationCollate
+from recsys.data.sequences import ItemSequence, SequenceEvaluationCollate, history_columns
 from recsys.data.sources import MemorySource, ParquetSource
 from recsys.data.store import EncodedStore, write_manifest
 
@@ -83,14 +82,17 @@ def event_rows(store: EncodedStore) -> pl.Series:
 
 
 def user_batches(store: EncodedStore, *, batch_size: int) -> BatchLoader:
-    """Every user with the whole history, in the order of the store's users."""
+    """Every user with the whole history, in the order of the store's users.
+
+    Users are asked at the time of their last event, or at 0 where the history is empty.
+    """
     items = ItemSequence.of(store.schema.feature_set)
     assert store.histories is not None, "sequences need a user column"
     users = np.arange(len(store.histories))
+    ends = np.diff(store.histories_of(items.feature).offsets)
     rows = {
-        columns.USER: users,
         columns.POSITION: np.diff(store.histories.offsets),
-        position_column(items.feature): np.diff(store.histories_of(items.feature).offsets),
+        **history_columns(store, items.feature, users=users, ends=ends),
         items.item: np.zeros(len(users), np.int64),  # nothing is known to come next
         columns.WEIGHT: np.ones(len(users), np.float32),
     }

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from features import columns
-from features.columns import sequence_column
+from features.columns import sequence_column, time_column
 from features.errors import DataError, FeatureConfigError
 from features.spec import FeatureSet, Sequence
-from recsys.data.collate import Ids, integers, keyed_jagged, numbers
-from recsys.data.histories import Histories
+from recsys.data.jagged import keyed_jagged
 from recsys.data.layout import item_feature, position_column
-from recsys.data.rows import Rows
+from recsys.data.rows import Array, Rows, integers, numbers, ranges
+from recsys.data.sequence_reader import SequenceReader
 from recsys.data.sources import MemorySource, ParquetSource
 from recsys.data.store import EncodedStore
 from recsys.types import Batch
@@ -35,12 +36,23 @@ class ItemSequence:
     item: str
     feature: Sequence
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of its columns in a batch, that of the items first."""
+        others = [column for column in self.feature.columns if column != self.item]
+        return tuple(sequence_column(self.feature.name, of) for of in [self.item, *others])
+
+    @property
+    def time_key(self) -> str | None:
+        """Key of its times in a batch, where it has them."""
+        return time_column(self.feature.name) if self.feature.times else None
+
     @classmethod
     def of(cls, feature_set: FeatureSet) -> ItemSequence:
         """The one such sequence of a feature set.
 
         Raises:
-            FeatureConfigError: it has no item feature, or not one sequence of it.
+            FeatureConfigError: it has no item feature, not one sequence of it, or a pooled one.
         """
         item = item_feature(feature_set)
         if item is None:
@@ -54,6 +66,11 @@ class ItemSequence:
             raise FeatureConfigError(
                 f"features: a sequence task needs one sequence of {item.name!r}, got {names}; "
                 f"add or drop a feature {{kind: sequence, of: {item.name}}}"
+            )
+        if found[0].pooling != "none":
+            raise FeatureConfigError(
+                f"features.{found[0].name}.pooling: a sequence task reads every event, got "
+                f"{found[0].pooling}; allowed none; leave it out"
             )
         return cls(item.name, found[0])
 
@@ -75,23 +92,73 @@ def check_training_events(store: EncodedStore, items: ItemSequence) -> None:
         )
 
 
-def training_source(store: EncodedStore, items: ItemSequence) -> MemorySource:
-    """A row per user with two training events or more; its history ends with the last of them."""
+def training_source(
+    store: EncodedStore, items: ItemSequence, *, window_step: int | None = None
+) -> MemorySource:
+    """A row per window of each user with two training events or more.
+
+    Args:
+        store: Has the histories.
+        items: What is predicted.
+        window_step: Events between the ends of two windows of a long history, at most the
+            sequence's `max_length`; the last window ends with the last training event. None: only
+            that one.
+    """
     train_lengths = store.histories_of(items.feature).train_lengths
     users = np.flatnonzero(train_lengths >= 2)
-    rows = {
-        columns.USER: users,
-        position_column(items.feature): train_lengths[users],
-        columns.WEIGHT: np.ones(len(users), np.float32),
-    }
+    ends = train_lengths[users]
+    if window_step is not None:
+        # Of a history of n events, all but the first window's are read before: it is the first
+        # that reaches back to the beginning.
+        unread = np.maximum(ends - items.feature.max_length - 1, 0)
+        counts = 1 + -(-unread // window_step)
+        users, ends = users.repeat(counts), ends.repeat(counts)
+        ends = ends - window_step * ranges(np.zeros_like(counts), counts)
+    rows = history_columns(store, items.feature, users=users, ends=ends)
+    rows[columns.WEIGHT] = np.ones(len(users), np.float32)
     return MemorySource(Rows(rows, len(users)))
+
+
+def count_items(store: EncodedStore, items: ItemSequence) -> NDArray[np.int64]:
+    """Training events of each id of the catalogue."""
+    histories = store.histories_of(items.feature)
+    index_L = ranges(histories.offsets[:-1], np.maximum(histories.train_lengths, 0))
+    num_ids = store.schema.num_ids(items.item)
+    assert num_ids is not None, "an item catalogue is bounded"
+    return np.bincount(histories.values(items.item)[index_L], minlength=num_ids)
+
+
+def history_columns(
+    store: EncodedStore,
+    sequence: Sequence,
+    *,
+    users: NDArray[np.int64],
+    ends: NDArray[np.int64],
+) -> dict[str, Array]:
+    """What a reader of the sequence needs of rows that no event belongs to.
+
+    Where nothing is known to come next, the question is asked at the time of the last event, or
+    at 0 where there is none.
+
+    Args:
+        store: Has the histories.
+        sequence: What is read.
+        users: History rows.
+        ends: Number of events that are read of each.
+    """
+    found: dict[str, Array] = {columns.USER: users, position_column(sequence): ends}
+    if sequence.times is not None:
+        time = time_column(sequence.name)
+        found[time] = store.histories_of(sequence).last(users, ends, feature=time)
+    return found
 
 
 class SequenceTrainingCollate:
     """Batches of training histories; targets are the task's to make.
 
     A history keeps the `max_length` + 1 most recent events, so that a model that predicts the
-    next item reads `max_length` of them.
+    next item reads `max_length` of them. Its last event being a target already, the time of the
+    question after it is that of the event once more.
 
     Args:
         store: Has the histories.
@@ -99,10 +166,8 @@ class SequenceTrainingCollate:
     """
 
     def __init__(self, store: EncodedStore, items: ItemSequence) -> None:
-        self._reader = _SequenceReader(
-            store, items.feature, max_length=items.feature.max_length + 1
-        )
-        self.columns = (columns.USER, position_column(items.feature), columns.WEIGHT)
+        self._reader = _reader(store, items, max_length=items.feature.max_length + 1)
+        self.columns = (*self._reader.columns, columns.WEIGHT)
 
     def __call__(self, rows: Rows) -> Batch:
         """One batch of all the rows."""
@@ -126,11 +191,11 @@ class SequenceEvaluationCollate:
 
     def __init__(self, store: EncodedStore, items: ItemSequence) -> None:
         assert store.histories is not None, "sequences need a user column"
-        self._reader = _SequenceReader(store, items.feature, max_length=items.feature.max_length)
+        self._reader = _reader(store, items, max_length=items.feature.max_length)
         self._all_events = store.histories
         self._item = items.item
-        names = [columns.USER, columns.POSITION, position_column(items.feature)]
-        self.columns = tuple(dict.fromkeys([*names, items.item, columns.WEIGHT]))
+        names = [*self._reader.columns, columns.POSITION, items.item, columns.WEIGHT]
+        self.columns = tuple(dict.fromkeys(names))
 
     def __call__(self, rows: Rows) -> Batch:
         """One batch of all the rows."""
@@ -146,34 +211,18 @@ class SequenceEvaluationCollate:
         )
 
 
-class _SequenceReader:
-    """Reads the columns of one sequence feature."""
-
-    def __init__(self, store: EncodedStore, sequence: Sequence, *, max_length: int) -> None:
-        self._histories: Histories = store.histories_of(sequence)
-        self._sequence = sequence
-        self._num_ids = [store.schema.num_ids(of) for of in sequence.columns]
-        self._max_length = max_length
-
-    def ids(self, rows: Rows) -> list[Ids]:
-        """Ids of all columns of the histories that end at the rows' positions."""
-        of_columns = self._sequence.columns
-        values, lengths_B = self._histories.slice(
-            integers(rows[columns.USER]),
-            integers(rows[position_column(self._sequence)]),
-            features=of_columns,
-            max_length=self._max_length,
-        )
-        keys = [sequence_column(self._sequence.name, of) for of in of_columns]
-        return [
-            Ids(key, of_values, lengths_B, count)
-            for key, of_values, count in zip(keys, values, self._num_ids, strict=True)
-        ]
+def _reader(store: EncodedStore, items: ItemSequence, *, max_length: int) -> SequenceReader:
+    return SequenceReader(
+        store.schema,
+        items.feature,
+        histories=store.histories_of(items.feature),
+        max_length=max_length,
+    )
 
 
 def _batch(
     rows: Rows,
-    reader: _SequenceReader,
+    reader: SequenceReader,
     *,
     targets_B: torch.Tensor,
     seen_values: torch.Tensor,

@@ -1,6 +1,7 @@
-"""Self-attention over packed sequences, and the three blocks built from it.
+"""Self-attention over packed sequences.
 
-L tokens of all sequences, packed · D width · H heads · E width of a head.
+L tokens of all sequences, packed · M tokens that ask · D width · H heads · E width of a head ·
+I width of all heads.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.nn.sequences import LengthBuckets
+from recsys.nn.sequences import LengthBuckets, Questions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class BlockShape:
     """Share of attention weights set to zero."""
     causal: bool
     """Whether a token sees only itself and earlier ones, or all of its sequence."""
+    rotary: bool = False
+    """Whether attention turns queries and keys by their positions, so that it sees distances."""
 
 
 class Attention(nn.Module):
@@ -55,143 +58,99 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(shape.width, 2 * inner_width)
         self.output = nn.Linear(inner_width, shape.width)
 
-    def forward(self, queries_LD: Tensor, keys_LD: Tensor, buckets: LengthBuckets) -> Tensor:
-        """Attend from the tokens of the first argument to those of the second."""
-        query_LI, key_value_LI = self.query(queries_LD), self.key_value(keys_LD)
+    def forward(
+        self,
+        queries_MD: Tensor,
+        keys_LD: Tensor,
+        buckets: LengthBuckets,
+        questions: Questions | None = None,
+    ) -> Tensor:
+        """Attend from the first tokens to the second.
+
+        Args:
+            queries_MD: Of every token, or of the questions alone.
+            keys_LD: Of every token.
+            buckets: Where the tokens lie.
+            questions: Which tokens ask, where not all do; in causal attention they must be the
+                last of their sequences.
+        """
+        query_MI, key_value_LI = self.query(queries_MD), self.key_value(keys_LD)
+        if self.shape.rotary:
+            query_MI, key_value_LI = self._turned(query_MI, key_value_LI, buckets, questions)
+        if not buckets.shapes:  # no token: still reach all parameters, whose gradients DDP awaits
+            return self.output(query_MI * key_value_LI.chunk(2, dim=1)[1])
+        if questions is None:
+            queries = self._split(query_MI.index_select(0, buckets.token_P), 1, buckets.shapes)
+            slot_M = buckets.slot_L
+        else:
+            queries = self._split(
+                query_MI.index_select(0, questions.question_P), 1, questions.shapes
+            )
+            slot_M = questions.slot_M
+        is_causal = self.shape.causal and questions is None
         dropout = self.shape.attention_dropout if self.training else 0.0
         attended = [
             F.scaled_dot_product_attention(
                 query,
                 key,
                 value,
-                attn_mask=None if self.shape.causal or mask is None else mask[:, None, None, :],
-                is_causal=self.shape.causal,
+                attn_mask=None if is_causal or mask is None else mask[:, None, None, :],
+                is_causal=is_causal,
                 dropout_p=dropout,
             )
             .transpose(1, 2)
             .flatten(2)
             .flatten(0, 1)
             for (query,), (key, value), mask in zip(
-                self._split(query_LI, 1, buckets),
-                self._split(key_value_LI, 2, buckets),
+                queries,
+                self._split(key_value_LI.index_select(0, buckets.token_P), 2, buckets.shapes),
                 buckets.is_token,
                 strict=True,
             )
         ]
-        if not attended:  # no token: still reach all parameters, whose gradients DDP waits for
-            attended = [query_LI * key_value_LI.chunk(2, dim=1)[1]]
-        return self.output(torch.cat(attended).index_select(0, buckets.slot_L))
+        return self.output(torch.cat(attended).index_select(0, slot_M))
 
     def _split(
-        self, tokens: Tensor, num_parts: int, buckets: LengthBuckets
+        self, slots: Tensor, num_parts: int, shapes: tuple[tuple[int, int], ...]
     ) -> list[tuple[Tensor, ...]]:
         """Per bucket, each part (query, or key and value) as (sequences, heads, slots, E)."""
-        slots = tokens.index_select(0, buckets.token_P)
-        areas = [count * width for count, width in buckets.shapes]
         return [
             bucket.view(count, width, num_parts, self.shape.num_heads, self.shape.head_width)
             .permute(2, 0, 3, 1, 4)
             .unbind()
-            for bucket, (count, width) in zip(slots.split(areas), buckets.shapes, strict=True)
+            for bucket, (count, width) in zip(
+                slots.split([count * width for count, width in shapes]), shapes, strict=True
+            )
         ]
 
+    def _turned(
+        self,
+        query_MI: Tensor,
+        key_value_LI: Tensor,
+        buckets: LengthBuckets,
+        questions: Questions | None,
+    ) -> tuple[Tensor, Tensor]:
+        key_LI, value_LI = key_value_LI.chunk(2, dim=1)
+        turn_LE = rotation(buckets.from_end_L, self.shape.head_width, dtype=key_LI.dtype)
+        turn_ME = turn_LE if questions is None else turn_LE[questions.token_M]
+        return rotate(query_MI, turn_ME), torch.cat([rotate(key_LI, turn_LE), value_LI], dim=1)
 
-class FeedForward(nn.Module):
-    """Linear, activation, dropout (if asked), Linear, for each token alone.
 
-    Args:
-        shape: Sizes and dropout rates.
-        activation: Between the two layers.
-        inner_dropout: Whether the hidden layer is dropped out too.
+def rotation(positions_L: Tensor, width: int, *, dtype: torch.dtype) -> Tensor:
+    """Cosines and sines (L, width) by which the pairs of a head are turned at each position.
+
+    Source: Su et al., RoFormer (2021), https://arxiv.org/abs/2104.09864, section 3.4.2. Positions
+    here count from the end, which turns the other way; only differences matter.
     """
-
-    def __init__(self, shape: BlockShape, *, activation: nn.Module, inner_dropout: bool) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(shape.width, shape.hidden_width)
-        self.activation = activation
-        self.dropout = nn.Dropout(shape.dropout if inner_dropout else 0.0)
-        self.output = nn.Linear(shape.hidden_width, shape.width)
-
-    def forward(self, tokens_LD: Tensor) -> Tensor:
-        """Give a vector per token."""
-        return self.output(self.dropout(self.activation(self.hidden(tokens_LD))))
+    place_E = torch.arange(width // 2, device=positions_L.device, dtype=torch.float32)
+    angle_LE = positions_L.unsqueeze(1) * torch.pow(10_000.0, -2.0 * place_E / width)
+    return torch.cat([angle_LE.cos(), angle_LE.sin()], dim=1).to(dtype)
 
 
-class PostNormBlock(nn.Module):
-    """BERT's block: each sublayer is dropped out, added to its input, and normalised.
-
-    Args:
-        shape: Sizes and dropout rates.
-
-    Source: Sun et al., BERT4Rec (2019), https://arxiv.org/abs/1904.06690, section 3.3.
-    """
-
-    def __init__(self, shape: BlockShape) -> None:
-        super().__init__()
-        self.attention = Attention(shape)
-        self.attention_norm = nn.LayerNorm(shape.width)
-        self.feed_forward = FeedForward(shape, activation=nn.GELU(), inner_dropout=False)
-        self.feed_forward_norm = nn.LayerNorm(shape.width)
-        self.dropout = nn.Dropout(shape.dropout)
-
-    def forward(self, tokens_LD: Tensor, buckets: LengthBuckets) -> Tensor:
-        """Give a vector per token."""
-        attended_LD = self.dropout(self.attention(tokens_LD, tokens_LD, buckets))
-        tokens_LD = self.attention_norm(tokens_LD + attended_LD)
-        return self.feed_forward_norm(tokens_LD + self.dropout(self.feed_forward(tokens_LD)))
-
-
-class PreNormBlock(nn.Module):
-    """The block of today's transformers: each sublayer reads a normalised copy of the stream.
-
-    Args:
-        shape: Sizes and dropout rates.
-
-    Source: Xiong et al., On Layer Normalization in the Transformer Architecture (2020),
-    https://arxiv.org/abs/2002.04745, section 3.
-    """
-
-    def __init__(self, shape: BlockShape) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(shape.width)
-        self.attention = Attention(shape)
-        self.feed_forward_norm = nn.LayerNorm(shape.width)
-        self.feed_forward = FeedForward(shape, activation=nn.GELU(), inner_dropout=True)
-        self.dropout = nn.Dropout(shape.dropout)
-
-    def forward(self, tokens_LD: Tensor, buckets: LengthBuckets) -> Tensor:
-        """Give a vector per token."""
-        normed_LD = self.attention_norm(tokens_LD)
-        tokens_LD = tokens_LD + self.dropout(self.attention(normed_LD, normed_LD, buckets))
-        fed_LD = self.feed_forward(self.feed_forward_norm(tokens_LD))
-        return tokens_LD + self.dropout(fed_LD)
-
-
-class SASRecBlock(nn.Module):
-    """SASRec's block as its code has it: only queries are normalised, and residuals start there.
-
-    q = LN(x); y = q + attention(q, keys and values = x); z = LN(y); z + drop(W drop(relu(W z))).
-
-    Args:
-        shape: Sizes and dropout rates.
-
-    Source: Kang and McAuley, SASRec (2018), https://arxiv.org/abs/1808.09781, section III.
-
-    Differs from the paper: it follows the authors' code, where the paper normalises the keys and
-    values too and adds the sublayer's input before normalisation.
-    """
-
-    def __init__(self, shape: BlockShape) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(shape.width)
-        self.attention = Attention(shape)
-        self.feed_forward_norm = nn.LayerNorm(shape.width)
-        self.feed_forward = FeedForward(shape, activation=nn.ReLU(), inner_dropout=True)
-        self.dropout = nn.Dropout(shape.dropout)
-
-    def forward(self, tokens_LD: Tensor, buckets: LengthBuckets) -> Tensor:
-        """Give a vector per token."""
-        queries_LD = self.attention_norm(tokens_LD)
-        attended_LD = queries_LD + self.attention(queries_LD, tokens_LD, buckets)
-        normed_LD = self.feed_forward_norm(attended_LD)
-        return normed_LD + self.dropout(self.feed_forward(normed_LD))
+def rotate(tokens_LI: Tensor, turn_LE: Tensor) -> Tensor:
+    """Turn each pair of numbers of each head; the pairs are its first and its second half."""
+    tokens_LHE = tokens_LI.unflatten(1, (-1, turn_LE.shape[1]))
+    cosine, sine = turn_LE.unsqueeze(1).chunk(2, dim=2)
+    first, second = tokens_LHE.chunk(2, dim=2)
+    turned = [first * cosine - second * sine, second * cosine + first * sine]
+    return torch.cat(turned, dim=2).flatten(1)

@@ -4,7 +4,8 @@ Layers that treat each token alone run on packed tokens, without padding. Only a
 rectangles; it gets a few, one per bucket of sequences of similar length.
 
 B sequences · L tokens of all of them, packed · P slots of all buckets, padding included ·
-S sequences with a token, sorted by length · W slots of one sequence.
+S sequences with a token, sorted by length · W slots of one sequence · M tokens whose outputs are
+wanted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor
 
 from features.errors import RunConfigError
-from recsys.types import Jagged
 
 # More buckets pad less and launch more kernels. On a CPU (256 sequences, 50 tokens in the mean,
 # 200 at most) a block took 286 ms with 1, 158 with 4, 140 with 6 to 8, 125 with 16.
@@ -63,14 +63,14 @@ class LengthBuckets:
         shapes = tuple((len(bucket), int(bucket[-1])) for bucket in buckets)
 
         widths_S = torch.tensor([width for count, width in shapes for _ in range(count)]).long()
-        rank_P, place_P = _places(widths_S, num_tokens=int(widths_S.sum()))
+        rank_P, place_P = places(widths_S, num_tokens=int(widths_S.sum()))
         token_P = starts_S[rank_P] + place_P.minimum(lengths_S[rank_P] - 1)
         is_token_P = place_P < lengths_S[rank_P]
         slots_L = is_token_P.nonzero().squeeze(1)
         slot_L = torch.empty_like(slots_L)
         slot_L[token_P[slots_L]] = slots_L
 
-        sequence_L, place_L = _places(lengths_B, num_tokens=len(slot_L))
+        sequence_L, place_L = places(lengths_B, num_tokens=len(slot_L))
         from_end_L = lengths_B[sequence_L] - 1 - place_L
         parts = is_token_P.split([count * width for count, width in shapes])
         is_token = tuple(
@@ -97,7 +97,7 @@ class LengthBuckets:
         place_W = torch.arange(width, device=lengths_B.device)
         token_BW = (starts_B1 + place_W.minimum(lengths_B1 - 1)).clamp(max=num_tokens - 1)
 
-        sequence_L, place_L = _places(lengths_B, num_tokens=num_tokens)
+        sequence_L, place_L = places(lengths_B, num_tokens=num_tokens)
         return cls(
             token_P=token_BW.flatten(),
             slot_L=sequence_L * width + place_L,
@@ -107,11 +107,69 @@ class LengthBuckets:
         )
 
 
-def bucketize(items: Jagged, *, max_length: int, where: str) -> LengthBuckets:
+@dataclass(frozen=True)
+class Questions:
+    """The tokens whose outputs are wanted, in rectangles that lie beside those of the buckets.
+
+    The last block of an encoder computes nothing but these: the masked tokens of a cloze, or the
+    last token of each history where the next item is asked for.
+
+    Attributes:
+        token_M: Packed token of each question, in rising order.
+        question_P: Question that fills each slot, bucket after bucket.
+        slot_M: Slot of each question.
+        shapes: Number of sequences, and question slots per sequence, of each bucket.
+    """
+
+    token_M: Tensor
+    question_P: Tensor
+    slot_M: Tensor
+    shapes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, token_M: Tensor, *, lengths_B: Tensor, buckets: LengthBuckets) -> Self:
+        """Lay out the questions.
+
+        Args:
+            token_M: Packed tokens, in rising order; at least one.
+            lengths_B: Tokens of each sequence.
+            buckets: Made of the same lengths.
+        """
+        if torch.compiler.is_exporting():
+            return cls._one_each(token_M, buckets)
+        device, token_M, lengths_B = token_M.device, token_M.cpu(), lengths_B.cpu().long()
+        sequence_M = torch.searchsorted(lengths_B.cumsum(0), token_M, right=True)
+        counts_B = torch.bincount(sequence_M, minlength=len(lengths_B))
+        starts_B = counts_B.cumsum(0) - counts_B
+        order_S = lengths_B.argsort(stable=True)
+        order_S = order_S[lengths_B[order_S] > 0]
+        in_buckets = order_S.split([count for count, _ in buckets.shapes])
+        shapes = tuple((len(part), max(int(counts_B[part].max()), 1)) for part in in_buckets)
+
+        widths_S = torch.tensor([width for count, width in shapes for _ in range(count)]).long()
+        rank_P, place_P = places(widths_S, num_tokens=int(widths_S.sum()))
+        counts_P, starts_P = counts_B[order_S][rank_P], starts_B[order_S][rank_P]
+        # A sequence without a question fills its slots with a stray one, which is not read.
+        question_P = (starts_P + place_P.minimum(counts_P - 1)).clamp(0, len(token_M) - 1)
+        slots_M = (place_P < counts_P).nonzero().squeeze(1)
+        slot_M = torch.empty_like(slots_M)
+        slot_M[question_P[slots_M]] = slots_M
+        return cls(token_M.to(device), question_P.to(device), slot_M.to(device), shapes)
+
+    @classmethod
+    def _one_each(cls, token_B: Tensor, buckets: LengthBuckets) -> Self:
+        """One question per sequence, in the single bucket of an exported program."""
+        ((num_sequences, _),) = buckets.shapes
+        number_B = torch.arange(num_sequences, device=token_B.device)
+        return cls(token_B, number_B, number_B, ((num_sequences, 1),))
+
+
+def bucketize(lengths_B: Tensor, *, num_tokens: int, max_length: int, where: str) -> LengthBuckets:
     """The buckets of a batch; in an exported program a single one of width `max_length`.
 
     Args:
-        items: Sequences.
+        lengths_B: Tokens of each sequence.
+        num_tokens: Their sum.
         max_length: Longest sequence that the model has a position for.
         where: Name of the model, for the message.
 
@@ -119,10 +177,8 @@ def bucketize(items: Jagged, *, max_length: int, where: str) -> LengthBuckets:
         RunConfigError: a sequence is longer.
     """
     if torch.compiler.is_exporting():
-        return LengthBuckets.single(
-            items.lengths_B, num_tokens=items.values_LD.shape[0], width=max_length
-        )
-    buckets = LengthBuckets.of(items.lengths_B)
+        return LengthBuckets.single(lengths_B, num_tokens=num_tokens, width=max_length)
+    buckets = LengthBuckets.of(lengths_B)
     longest = max((width for _, width in buckets.shapes), default=0)
     if longest > max_length:
         raise RunConfigError(
@@ -133,7 +189,7 @@ def bucketize(items: Jagged, *, max_length: int, where: str) -> LengthBuckets:
     return buckets
 
 
-def _places(lengths_B: Tensor, *, num_tokens: int) -> tuple[Tensor, Tensor]:
+def places(lengths_B: Tensor, *, num_tokens: int) -> tuple[Tensor, Tensor]:
     """For each packed token the number of its sequence, and its place in it from 0."""
     ends_B = lengths_B.cumsum(0)
     token_L = torch.arange(num_tokens, device=lengths_B.device)

@@ -65,20 +65,32 @@ class SettingsCheck:
         return self
 
     def encoder_layout(
-        self, layout: FieldLayout, *, num_heads: int, head_width: int | None
+        self, layout: FieldLayout, *, num_heads: int, head_width: int | None, rotary: bool = False
     ) -> Self:
-        """What every sequence model needs: exactly one sequence, whose width the heads divide."""
+        """What every sequence model needs: a sequence, whose items' width the heads divide.
+
+        Args:
+            layout: Widths of the inputs.
+            num_heads: Of attention.
+            head_width: None for the items' width divided by the heads.
+            rotary: Whether the numbers of a head are turned, pair by pair.
+        """
         self.at_least("num_heads", num_heads, 1).at_least("head_width", head_width, 1)
         self.holds(
-            len(layout.sequences) == 1,
-            f"layout: needs exactly one sequence, got {list(layout.sequences)}; "
-            f"leave one `kind: sequence` of one column in the feature file",
+            len(layout.sequences) > 0,
+            "layout: needs a sequence, got none; add a `kind: sequence` to the feature file",
         )
-        for name, width in layout.sequences.items():
+        for name, width in [*layout.sequences.items()][:1]:
             self.holds(
                 head_width is not None or num_heads < 1 or width % num_heads == 0,
                 f"num_heads: does not divide the width {width} of {name!r}, got {num_heads}; "
                 f"allowed divisors of {width}; choose one, or set head_width",
+            )
+            of_each = head_width or width // max(num_heads, 1)
+            self.holds(
+                not rotary or of_each % 2 == 0,
+                f"head_width: is odd, but rotary positions turn pairs of numbers, got {of_each}; "
+                f"allowed even widths; set head_width",
             )
         return self
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.errors import RunConfigError, did_you_mean
 from recsys.tables.config import TablesConfig
@@ -17,6 +18,8 @@ from recsys.tables.scheme import Lookup, PhysicalTable, Scheme
 from recsys.tables.schemes import build_scheme
 from recsys.tables.stores import PooledStore, ReplicatedStore, Rows, SequenceStore, materialize
 from recsys.types import Batch, Embedded, Jagged
+
+_CATALOGUE_PART = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Embedder(nn.Module):
 
     def forward(self, batch: Batch) -> Embedded:
         """Look up everything a batch holds; readers it has nothing for are left out."""
-        present = dict(_unpack(batch, self.readers))
+        present = dict(_unpack([batch.ids, batch.sequences], self.readers))
         vectors = self._look_up(self._filled(present, num_examples=len(batch)))
         fields, sequences = {}, {}
         for key, reader in self.readers.items():
@@ -70,35 +73,58 @@ class Embedder(nn.Module):
                 fields[key] = pool(vectors[key], present[key].lengths_B, how=reader.pooling)
         return Embedded(fields=fields, sequences=sequences, dense_BN=batch.dense_BN)
 
+    def sequences(self, keyed: KeyedJaggedTensor) -> dict[str, Jagged]:
+        """Look up the ids of some sequences one by one, by key; keys without a reader are left out.
+
+        Args:
+            keyed: Ids of readers whose vectors are not pooled.
+        """
+        present = dict(_unpack([keyed], self.readers))
+        vectors = self._look_up(self._filled(present, num_examples=keyed.stride()))
+        return {key: Jagged(vectors[key], ids.lengths_B) for key, ids in present.items()}
+
     def catalogue(self, key: str, *, num_ids: int) -> Tensor:
-        """Vectors (num_ids, D) of every id of a reader, with gradient; for a replicated table.
+        """Vectors (num_ids, D) of every id of a reader; with gradient for a replicated table.
 
         Args:
             key: The reader.
             num_ids: Size of the catalogue.
 
         Raises:
-            RunConfigError: the table is sharded.
+            RunConfigError: the table is sharded and a gradient is asked for.
         """
         scheme = self._scheme(self.scheme_of[key])
-        sharded = {t.name for t in self.sharded_tables()}
-        for table in scheme.physical_tables:
-            if table.name in sharded:
-                raise RunConfigError(
-                    f"tables.{table.name}: scoring the whole catalogue needs a replicated table, "
-                    f"got a sharded one of {table.num_bytes} bytes; set tables.dense_max_bytes "
-                    f"to {table.num_bytes} or more"
-                )
-        readers = [r.key for r in scheme.table.readers]
-        device = self.replicated.weights[scheme.physical_tables[0].name].device
+        is_sharded = self.check_catalogue(key) is not None
+        if is_sharded and torch.is_grad_enabled():
+            raise RunConfigError(str(self.check_catalogue(key)))
+        device = next(self.parameters()).device
+        if is_sharded:  # a part at a time: ids and vectors of a lookup are copied between ranks
+            parts = torch.arange(num_ids, device=device).split(_CATALOGUE_PART)
+            looked_up = [self.sequences(_one_example(key, part))[key] for part in parts]
+            return torch.cat([part.values_LD for part in looked_up])
         every_id = torch.arange(num_ids, device=device)
         none = every_id[:0]
-        rows = scheme.remap({k: every_id if k == key else none for k in readers})
+        rows = scheme.remap(
+            {r.key: every_id if r.key == key else none for r in scheme.table.readers}
+        )
         lookups = [x for x in scheme.lookups if x.reader == key]
         ones = torch.ones_like(every_id)
         read = self.replicated({x.name: Rows(rows[x.name], ones) for x in lookups})
         empty = {x.name: read[lookups[0].name][:0] for x in scheme.lookups}
         return scheme.combine({**empty, **read})[key]
+
+    def check_catalogue(self, key: str) -> str | None:
+        """Why no loss can compare with the whole catalogue of a reader; None where one can."""
+        sharded = {t.name for t in self.sharded_tables()}
+        tables = [t for t in self._scheme(self.scheme_of[key]).physical_tables if t.name in sharded]
+        if not tables:
+            return None
+        table = tables[0]
+        return (
+            f"tables.{table.name}: a softmax over the whole catalogue needs a replicated table, "
+            f"got a sharded one of {table.num_bytes} bytes; set model.loss to SampledSoftmax, or "
+            f"tables.dense_max_bytes to {table.num_bytes} or more"
+        )
 
     def row_meanings(self) -> dict[str, Any]:
         """What decides which rows an id reaches, as JSON, by logical table."""
@@ -195,8 +221,10 @@ def _pools_early(scheme: Scheme) -> bool:
     )
 
 
-def _unpack(batch: Batch, readers: Mapping[str, Reader]) -> Iterator[tuple[str, _Ids]]:
-    for keyed in (batch.ids, batch.sequences):
+def _unpack(
+    parts: Sequence[KeyedJaggedTensor | None], readers: Mapping[str, Reader]
+) -> Iterator[tuple[str, _Ids]]:
+    for keyed in parts:
         if keyed is None:
             continue
         values = keyed.values().split(keyed.length_per_key())
@@ -204,6 +232,10 @@ def _unpack(batch: Batch, readers: Mapping[str, Reader]) -> Iterator[tuple[str, 
         for key, values_L, lengths_B in zip(keyed.keys(), values, lengths, strict=True):
             if key in readers:
                 yield key, _Ids(values_L, lengths_B)
+
+
+def _one_example(key: str, ids: Tensor) -> KeyedJaggedTensor:
+    return KeyedJaggedTensor(keys=[key], values=ids, lengths=ids.new_tensor([len(ids)]))
 
 
 def _check_sharding(config: TablesConfig, sharded: Sequence[str]) -> None:

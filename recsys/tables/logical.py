@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from features.columns import sequence_column
+from features.errors import FeatureConfigError
 from features.schema import FeatureSchema
 from features.spec import Bucketized, Categorical, Sequence, Table
 
 Pooling = Literal["none", "sum", "mean"]
+
+OUTPUT = "@output"
+"""Reader of the items' second table, where they are scored by vectors of their own; no feature's
+name has an @."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,32 @@ def logical_tables(schema: FeatureSchema) -> tuple[LogicalTable, ...]:
         LogicalTable(name=name, dim=_dim(tables[name]), spec=tables[name], readers=tuple(group))
         for name, group in readers.items()
     )
+
+
+def with_output(tables: tuple[LogicalTable, ...], *, of: str) -> tuple[LogicalTable, ...]:
+    """The tables, and one more like that of a reader, from which its items are scored.
+
+    Args:
+        tables: Of the schema.
+        of: The reader whose table is doubled; `OUTPUT` reads the new one.
+
+    Raises:
+        FeatureConfigError: another table has the name of the new one.
+    """
+    [(table, reader)] = [(t, r) for t in tables for r in t.readers if r.key == of]
+    position = sum(len(t.readers) for t in tables)
+    name = f"{table.name}_output"
+    if name in {t.name for t in tables}:
+        raise FeatureConfigError(
+            f"tables.{name}: is the name of the table that items are scored by, got a feature or "
+            f"table of this name; rename it, or set model.item_output to tied"
+        )
+    doubled = replace(
+        table,
+        name=name,
+        readers=(replace(reader, key=OUTPUT, position=position),),
+    )
+    return (*tables, doubled)
 
 
 def _columns(schema: FeatureSchema) -> dict[str, tuple[str, Pooling, bool]]:

@@ -79,6 +79,24 @@ class Results(Callback):
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "metrics.json"
+        self._started_s = time.perf_counter()
+        self._earlier_s = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, or go on with that of the run that is resumed."""
+        self._started_s = time.perf_counter() - self._earlier_s
+
+    def state_dict(self) -> dict[str, Any]:
+        """How long it has trained, of which a resumed run goes on counting."""
+        return {"train_s": self._train_s}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what was trained before."""
+        self._earlier_s = state_dict["train_s"]
+
+    @property
+    def _train_s(self) -> float:
+        return time.perf_counter() - self._started_s
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the values of the best validation so far, or of a lone one."""
@@ -90,8 +108,9 @@ class Results(Callback):
         score, best_score = values.get(pl_module.monitor), best.get(pl_module.monitor)
         # Every metric that picks a checkpoint is the better the higher.
         if best_score is None or (score is not None and score > best_score):
-            epoch = {"epoch": trainer.current_epoch} if trainer.state.fn == "fit" else {}
-            self._write(trainer, pl_module, {"val": values, **epoch})
+            place = {"epoch": trainer.current_epoch, "train_s": round(self._train_s, 1)}
+            fitted = place if trainer.state.fn == "fit" else {}
+            self._write(trainer, pl_module, {"val": values, **fitted})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the values of the test."""

@@ -177,6 +177,13 @@ def _summary(directory: Path) -> str:
     return "\n".join(f"  {name:<32} {value:.5f}" for name, value in shown.items())
 
 
+def _mistake(error: BaseException | None) -> RecsysError | None:
+    """The user's mistake, if it is one; jsonargparse wraps what a class says of its settings."""
+    while error is not None and not isinstance(error, RecsysError):
+        error = error.__cause__
+    return error
+
+
 def main(args: ArgsType = None) -> None:
     """Run the command line; mistakes of the user end with a message and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
@@ -204,8 +211,11 @@ def main(args: ArgsType = None) -> None:
     except ArgumentError as error:
         print(f"{in_short(error.message)}; see `python train.py fit --help`", file=sys.stderr)
         sys.exit(2)
-    except RecsysError as error:
-        print(error, file=sys.stderr)
+    except ValueError as error:
+        mistake = _mistake(error)
+        if mistake is None:
+            raise
+        print(mistake, file=sys.stderr)
         sys.exit(2)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         print(f"{error.filename}: {error.strerror}; give another path", file=sys.stderr)

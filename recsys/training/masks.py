@@ -25,16 +25,27 @@ def cloze_masks(
         last_only_share: Chance of a sequence to have its last token masked and no other.
         salt: Another one gives other masks.
     """
+    owner_L, chance_L = token_chances(users_B, lengths_B, salt=salt)
+    last_only_B = _chance((users_B << _MAX_POSITIONS_LOG2) + salt) < last_only_share
+    masked_L = (chance_L < share) & ~last_only_B[owner_L]
+    num_masked_B = torch.zeros_like(lengths_B).index_add(0, owner_L, masked_L.to(lengths_B.dtype))
+    return masked_L | (is_last(lengths_B) & (num_masked_B == 0)[owner_L])
+
+
+def token_chances(users_B: Tensor, lengths_B: Tensor, *, salt: int) -> tuple[Tensor, Tensor]:
+    """The sequence of each token (L), and a number from 0 to 1 drawn for it.
+
+    Args:
+        users_B: A number per sequence.
+        lengths_B: Tokens of each.
+        salt: Another one gives other numbers.
+    """
     num_tokens = int(lengths_B.sum())
     sequences = torch.arange(len(lengths_B), device=lengths_B.device)
     owner_L = sequences.repeat_interleave(lengths_B, output_size=num_tokens)
     token_L = torch.arange(num_tokens, device=lengths_B.device)
     from_end_L = lengths_B.cumsum(0)[owner_L] - token_L
-    counter_B = (users_B << _MAX_POSITIONS_LOG2) + salt
-    last_only_B = _chance(counter_B) < last_only_share
-    masked_L = (_chance(counter_B[owner_L] + from_end_L) < share) & ~last_only_B[owner_L]
-    num_masked_B = torch.zeros_like(lengths_B).index_add(0, owner_L, masked_L.to(lengths_B.dtype))
-    return masked_L | (is_last(lengths_B) & (num_masked_B == 0)[owner_L])
+    return owner_L, _chance((users_B << _MAX_POSITIONS_LOG2)[owner_L] + salt + from_end_L)
 
 
 def _chance(counters: Tensor) -> Tensor:

@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.distributed as dist
+from lightning import Trainer
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.errors import FeatureConfigError, RunConfigError
-from recsys.losses import full_softmax
+from features.schema import FeatureSchema
+from recsys.data.sequences import ItemSequence
+from recsys.losses import FullSoftmax, SampledLoss, full_softmax
 from recsys.metrics import CatalogueMetrics, rank_targets, remove_seen, top_k
+from recsys.nn.candidates import sampled_logits
 from recsys.nn.catalogue import catalogue_scores
-from recsys.nn.tokens import as_question, is_first, is_last, keep_last
-from recsys.protocols import SequenceEncoder
+from recsys.nn.tokens import Tokens, is_first, is_last
+from recsys.protocols import SequenceEncoder, SequenceLoss
 from recsys.tables.config import TablesConfig
 from recsys.tables.hashing import salt
-from recsys.training.masks import cloze_masks
+from recsys.tables.logical import OUTPUT, LogicalTable, logical_tables, with_output
+from recsys.training.masks import cloze_masks, token_chances
+from recsys.training.negatives import ItemPopularity, draw_negatives
 from recsys.training.task import OptimizerFactory, SchedulerFactory, Task
 from recsys.types import Batch, FieldLayout, Jagged
 
+ItemOutput = Literal["tied", "separate"]
+
+# Scores of this many items are held at once in evaluation: 256 MB.
+_MAX_SCORES = 1 << 26
+
 
 class SequenceTask(Task):
-    """Trains a sequence encoder over item histories with the softmax over the whole catalogue.
+    """Trains a sequence encoder over item histories to rank the catalogue.
 
     Args:
         encoder: The model, such as SASRec, with its hyper-parameters.
+        loss: What predictions are compared with: the whole catalogue, or sampled items; null for
+            the encoder's own.
+        item_output: `tied`: items are scored by the vectors that histories are made of;
+            `separate`: by a second table of the same kind.
         optimizer: Trains all but the sharded tables.
         scheduler: Changes the learning rate each step.
-        tables: Where tables live; the item table must be a replicated one.
+        tables: Where tables live.
         mask_share: Share of items masked in training, for encoders with the cloze objective.
         last_only_share: Share of sequences of which only the last item is masked, the case that
             evaluation asks for; cloze objective only.
+        shuffle_ties: Whether the events of one second (a basket, a page of ratings) come in another
+            order at every training step, since the order in which they are stored means nothing;
+            the sequence needs `times`.
         ks: Lengths of the lists that are evaluated; the last one picks the best checkpoint.
-        seed: Of layers, dropout and masks.
+        seed: Of layers, dropout, masks and negatives.
 
     Source: Kang and McAuley, SASRec (2018); Sun et al., BERT4Rec (2019), section 3.6, whose extra
     sequences with the last item masked are drawn here instead of stored.
@@ -48,11 +65,14 @@ class SequenceTask(Task):
         self,
         *,
         encoder: Callable[[FieldLayout], SequenceEncoder],
+        loss: SequenceLoss | None = None,
+        item_output: ItemOutput = "tied",
         optimizer: OptimizerFactory = torch.optim.Adam,
         scheduler: SchedulerFactory | None = None,
         tables: TablesConfig = TablesConfig(),  # noqa: B008  frozen
         mask_share: float = 0.2,
         last_only_share: float = 0.1,
+        shuffle_ties: bool = False,
         ks: tuple[int, ...] = (10,),
         seed: int = 0,
     ) -> None:
@@ -62,12 +82,30 @@ class SequenceTask(Task):
             for name, value in (("mask_share", mask_share), ("last_only_share", last_only_share))
             if not 0 <= value <= 1
         ]
+        if item_output not in get_args(ItemOutput):
+            mistakes.append(
+                f"model.item_output: is unknown, got {item_output!r}; allowed tied, separate"
+            )
         if mistakes:
             raise RunConfigError(mistakes)
         self.encoder_factory = encoder
+        self.loss = loss
+        self.item_output: ItemOutput = item_output
         self.mask_share = mask_share
         self.last_only_share = last_only_share
+        self.shuffle_ties = shuffle_ties
         self.ks = ks
+        self.popularity: ItemPopularity | None = None
+        self._items: Tensor | None = None
+
+    # --------------------------------------------------------------------------------- build
+    def logical_tables(self, schema: FeatureSchema) -> tuple[LogicalTable, ...]:
+        """The tables of the feature file, and that of the output where it is a separate one."""
+        tables = logical_tables(schema)
+        if self.item_output == "tied":
+            return tables
+        items = ItemSequence.of(schema.feature_set)
+        return with_output(tables, of=items.keys[0])
 
     def build_model(self, layout: FieldLayout) -> None:
         """Make the encoder and the metrics.
@@ -75,25 +113,27 @@ class SequenceTask(Task):
         Raises:
             FeatureConfigError: there is no item catalogue, or not one sequence of its items.
         """
-        item = self.schema.feature_set.entity.item
-        keys = [key for key in layout.sequences if key.split(".")[-1] == item]
-        if layout.num_items == 0 or len(keys) != 1 or len(layout.sequences) != 1:
+        items = ItemSequence.of(self.schema.feature_set)
+        _refuse_unread(items, layout)
+        self.keys, self.time_key = items.keys, items.time_key
+        self.key = self.keys[0]
+        if self.shuffle_ties and self.time_key is None:
             raise FeatureConfigError(
-                f"features: a sequence task needs entity.item, a categorical feature of that name "
-                f"and one sequence of it, got item {item!r} and sequences "
-                f"{list(layout.sequences) or 'none'}; see configs/features/ml1m_sequence.yaml"
+                f"features.{items.feature.name}: ties can be shuffled only where times are known, "
+                f"got no `times`; add `times: COLUMN` to the sequence, or drop model.shuffle_ties"
             )
-        unread = [name for name in layout.fields if name != item]
-        if unread or layout.num_dense:
-            raise FeatureConfigError(
-                f"features: a sequence task reads items alone, got also "
-                f"{', '.join(unread) or 'dense features'}; drop them from the feature file"
-            )
-        [self.key] = keys
-        self.item = item
+        self.candidates_key = self.key if self.item_output == "tied" else OUTPUT
+        self.item = items.item
         self.num_items = layout.num_items
-        self.max_length = layout.max_lengths[self.key]
-        self.encoder = self.encoder_factory(layout)
+        self.max_length = items.feature.max_length
+        self.encoder = self.encoder_factory(
+            replace(
+                layout,
+                sequences={key: layout.sequences[key] for key in self.keys},
+                has_times=self.time_key is not None,
+            )
+        )
+        self.loss = self.loss or self.encoder.loss
         self.metrics = torch.nn.ModuleDict(
             {
                 split: CatalogueMetrics(ks=self.ks, num_items=self.num_items)
@@ -101,80 +141,172 @@ class SequenceTask(Task):
             }
         )
 
+    def check_settings(self, trainer: Trainer) -> None:
+        """Refuse what would train wrongly without a word, and losses that the tables cannot serve.
+
+        Raises:
+            RunConfigError: with all such settings.
+        """
+        super().check_settings(trainer)
+        mistake = self.embedder.check_catalogue(self.candidates_key)
+        if mistake is not None and isinstance(self.loss, FullSoftmax):
+            raise RunConfigError(mistake)
+
+    def on_fit_start(self) -> None:
+        """Check the settings, and count the items where negatives are drawn by popularity."""
+        super().on_fit_start()
+        if isinstance(self.loss, SampledLoss) and self.loss.negatives_from == "popularity":
+            counts_V = self.trainer.datamodule.item_counts()  # pyright: ignore[reportAttributeAccessIssue]
+            self.popularity = ItemPopularity(torch.from_numpy(counts_V)).to(self.device)
+
     @property
     def monitor(self) -> str:
         """NDCG at the last k."""
         return f"val/ndcg@{self.ks[-1]}"
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Scores of the whole catalogue for what comes after each history, (B, V)."""
-        objective = self.encoder.objective
-        ids, lengths_B = as_question(
-            *self._ids(batch), objective=objective, max_length=self.max_length
-        )
-        items = self._embed(batch, ids, lengths_B)
-        if objective == "cloze":
-            items = self.encoder.mask(items, is_last(lengths_B))
-        hidden_LD = self.encoder(items)
-        return catalogue_scores(self.encoder, hidden_LD[is_last(lengths_B)], self._catalogue())
-
+    # ------------------------------------------------------------------------------ training
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss."""
-        ids, lengths_B = self._ids(batch)
+        tokens = self._tokens(batch)
+        if self.shuffle_ties:
+            step = salt("ties", self.seed, self.global_step)
+            _, chance_L = token_chances(batch.users_B, tokens.lengths_B, salt=step)
+            tokens = tokens.with_ties_shuffled(chance_L)
         if self.encoder.objective == "cloze":
-            ids, lengths_B = keep_last(ids, lengths_B, self.max_length)
-        is_real_L = (batch.weights_B > 0).repeat_interleave(lengths_B, output_size=len(ids))
-        if self.encoder.objective == "cloze":
-            masked_L = cloze_masks(
-                batch.users_B,
-                lengths_B,
-                share=self.mask_share,
-                last_only_share=self.last_only_share,
-                salt=salt("mask", self.seed, self.global_step),
-            )
-            items = self.encoder.mask(self._embed(batch, ids, lengths_B), masked_L)
-            targets_L = ids * is_real_L
-            hidden_MD, targets_M = self.encoder(items)[masked_L], targets_L[masked_L]
+            tokens = tokens.most_recent(self.max_length)
+            wanted_L = self._masked(tokens, batch.users_B)
+            inputs = tokens
         else:
-            inputs_L = ~is_last(lengths_B)
-            targets_M = (ids * is_real_L)[~is_first(lengths_B)]
-            hidden_MD = self.encoder(
-                self._embed(batch, ids[inputs_L], (lengths_B - 1).clamp(min=0))
-            )
-        vectors_MD, bias_V = self.encoder.head(hidden_MD), self.encoder.item_bias_V
-        loss = full_softmax(vectors_MD, self._catalogue(), targets_M, bias_V=bias_V)
+            wanted_L = ~is_first(tokens.lengths_B)
+            inputs = tokens.without_last()
+        is_real_L = (batch.weights_B > 0).repeat_interleave(
+            tokens.lengths_B, output_size=len(wanted_L)
+        )
+        targets_M = (tokens.items_L * is_real_L)[wanted_L]
+        if isinstance(self.loss, FullSoftmax):
+            vectors_MD = self._predict(inputs, wanted_L, self.embedder.sequences(inputs.keyed()))
+            items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
+            loss = full_softmax(vectors_MD, items_VD, targets_M, bias_V=self.encoder.item_bias_V)
+        else:
+            loss = self._sampled_loss(inputs, wanted_L, targets_M, batch.users_B, tokens.lengths_B)
         loss = loss * self._share_of_targets(targets_M)
         self.log_loss(loss, num_examples=len(batch))
         return loss
 
+    def _masked(self, tokens: Tokens, users_B: Tensor) -> Tensor:
+        """Tokens (L) that the cloze hides."""
+        return cloze_masks(
+            users_B,
+            tokens.lengths_B,
+            share=self.mask_share,
+            last_only_share=self.last_only_share,
+            salt=salt("mask", self.seed, self.global_step),
+        )
+
+    def _predict(self, inputs: Tokens, wanted_L: Tensor, vectors: Mapping[str, Jagged]) -> Tensor:
+        """Vectors (M, D) that predict the targets, to be compared with items."""
+        history = inputs.history(vectors)
+        if self.encoder.objective == "next":
+            return self.encoder.head(self.encoder(history))
+        wanted_M = wanted_L.nonzero().squeeze(1)
+        return self.encoder.head(self.encoder(self.encoder.mask(history, wanted_L), wanted_M))
+
+    def _sampled_loss(
+        self,
+        inputs: Tokens,
+        wanted_L: Tensor,
+        targets_M: Tensor,
+        users_B: Tensor,
+        lengths_B: Tensor,
+    ) -> Tensor:
+        """The loss of targets and negatives, which are looked up together with the histories."""
+        assert isinstance(self.loss, SampledLoss)
+        counts_B = _count(wanted_L, lengths_B)
+        negatives = draw_negatives(
+            users_B,
+            counts_B,
+            num_items=self.num_items,
+            count=self.loss.num_negatives,
+            per=self.loss.negatives_per,
+            salt=salt("negatives", self.seed, self.global_step),
+            popularity=self.popularity,
+        )
+        ids = torch.cat([targets_M, negatives.ids_SK.flatten()])
+        vectors = self.embedder.sequences(inputs.keyed({self.candidates_key: ids}))
+        vectors_MD = self._predict(inputs, wanted_L, vectors)
+        items = vectors[self.candidates_key].values_LD
+        items = items[len(items) - len(ids) :]
+        positives_M, negatives_MK = sampled_logits(
+            vectors_MD,
+            items,
+            targets_M=targets_M,
+            ids_SK=negatives.ids_SK,
+            sizes_S=negatives.sizes_S,
+            bias_V=self.encoder.item_bias_V,
+            log_expected_SK=negatives.log_expected_SK if self.loss.log_q else None,
+        )
+        return self.loss(
+            positives_M, negatives_MK, is_counted_M=targets_M > 0, num_items=self.num_items
+        )
+
+    # ---------------------------------------------------------------------------- evaluation
+    def forward(self, batch: Batch) -> Tensor:
+        """Scores of the whole catalogue for what comes after each history, (B, V)."""
+        items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
+        return catalogue_scores(self.encoder, self._ask(batch), items_VD)
+
+    def _ask(self, batch: Batch) -> Tensor:
+        """Hidden vectors (B, D) of what comes after each history."""
+        objective = self.encoder.objective
+        tokens = self._tokens(batch).as_question(objective, max_length=self.max_length)
+        history = tokens.history(self.embedder.sequences(tokens.keyed()))
+        if objective == "cloze":
+            history = self.encoder.mask(history, is_last(tokens.lengths_B))
+        return self.encoder(history, tokens.lengths_B.cumsum(0) - 1)
+
     def collect(self, batch: Batch, *, split: str) -> None:
         """Rank the catalogue."""
-        is_real_B = batch.weights_B > 0
-        scores_BV = remove_seen(
-            self(batch).float(), batch.targets_B, batch.seen_values, batch.seen_lengths_B
-        )[is_real_B]
-        ranks_B = rank_targets(scores_BV, batch.targets_B[is_real_B])
-        self._metrics(split).update(ranks_B, top_k(scores_BV, max(self.ks)))
+        hidden_BD, items_VD = self._ask(batch), self._items
+        if items_VD is None:
+            items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
+        most = max(1, _MAX_SCORES // self.num_items)
+        seen = batch.seen_values.split(batch.seen_lengths_B.tolist())
+        for start in range(0, len(batch), most):
+            part = slice(start, start + most)
+            scores = catalogue_scores(self.encoder, hidden_BD[part], items_VD).float()
+            scores = remove_seen(
+                scores,
+                batch.targets_B[part],
+                torch.cat(seen[part]),
+                batch.seen_lengths_B[part],
+            )[batch.weights_B[part] > 0]
+            targets = batch.targets_B[part][batch.weights_B[part] > 0]
+            self._metrics(split).update(rank_targets(scores, targets), top_k(scores, max(self.ks)))
+
+    def on_validation_epoch_start(self) -> None:
+        """Look the catalogue up."""
+        self._look_up_items()
+
+    def on_test_epoch_start(self) -> None:
+        """Look the catalogue up."""
+        self._look_up_items()
+
+    def _look_up_items(self) -> None:
+        with torch.no_grad():
+            self._items = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
 
     def compute(self, *, split: str) -> dict[str, Tensor]:
         """Metrics at every k."""
+        self._items = None
         metrics = self._metrics(split)
         values = metrics.compute()
         metrics.reset()
         return values
 
     # ------------------------------------------------------------------------------ inside
-    def _ids(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _tokens(self, batch: Batch) -> Tokens:
         assert batch.sequences is not None
-        sequence = batch.sequences[self.key]
-        return sequence.values(), sequence.lengths()
-
-    def _embed(self, batch: Batch, ids: Tensor, lengths_B: Tensor) -> Jagged:
-        sequences = KeyedJaggedTensor(keys=[self.key], values=ids, lengths=lengths_B)
-        return self.embedder(replace(batch, ids=None, sequences=sequences)).sequences[self.key]
-
-    def _catalogue(self) -> Tensor:
-        return self.embedder.catalogue(self.key, num_ids=self.num_items)
+        return Tokens.of(batch.sequences, keys=self.keys, time_key=self.time_key)
 
     def _share_of_targets(self, targets_M: Tensor) -> Tensor | float:
         """Makes the mean over ranks of their means the mean over all targets."""
@@ -189,3 +321,28 @@ class SequenceTask(Task):
         metrics = self.metrics[f"on_{split}"]
         assert isinstance(metrics, CatalogueMetrics)
         return metrics
+
+
+def _refuse_unread(items: ItemSequence, layout: FieldLayout) -> None:
+    """Refuse features that no part of the model would read."""
+    columns = items.feature.columns
+    unread = [name for name in layout.fields if name != items.item and name not in columns]
+    others = [
+        key for key in layout.sequences if key.split(".")[0] not in (items.feature.name, OUTPUT)
+    ]
+    if layout.num_dense:
+        unread.append("dense features")
+    if unread or others:
+        raise FeatureConfigError(
+            f"features: a sequence task reads the columns of {items.feature.name!r} alone, got "
+            f"also {', '.join([*unread, *others])}; name them in its `of`, or drop them from the "
+            f"feature file"
+        )
+
+
+def _count(wanted_L: Tensor, lengths_B: Tensor) -> Tensor:
+    """Wanted tokens of each sequence."""
+    owner_L = torch.arange(len(lengths_B), device=wanted_L.device).repeat_interleave(
+        lengths_B, output_size=len(wanted_L)
+    )
+    return torch.bincount(owner_L[wanted_L], minlength=len(lengths_B))

@@ -20,7 +20,7 @@ from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
-from recsys.tables.logical import logical_tables
+from recsys.tables.logical import LogicalTable, logical_tables
 from recsys.tables.plan import check_optimizer
 from recsys.types import Batch, FieldLayout
 
@@ -68,12 +68,16 @@ class Task(LightningModule, ABC):
         if self._schema is not None:
             return
         self._schema = schema
-        self.embedder = Embedder(logical_tables(schema), config=self.tables_config)
+        self.embedder = Embedder(self.logical_tables(schema), config=self.tables_config)
         # Layers start alike whatever was drawn before them.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(salt("layers", self.seed) & 0x7FFFFFFF)
             self.layout = field_layout(schema, self.embedder)
             self.build_model(self.layout)
+
+    def logical_tables(self, schema: FeatureSchema) -> tuple[LogicalTable, ...]:
+        """The tables to make: those of the feature file."""
+        return logical_tables(schema)
 
     @abstractmethod
     def build_model(self, layout: FieldLayout) -> None:

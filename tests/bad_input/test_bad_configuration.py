@@ -101,7 +101,7 @@ EXPERIMENT_MISTAKES = {
     "variable": ({"data.data_dir": "${NOPE}/x"}, r"variable NOPE is not set, got '\$\{NOPE\}/x'"),
     "other task": (
         {"model": {"class_path": "SequenceTask", "init_args": {"encoder": "SASRec"}}},
-        r"split: .*set split: \{kind: leave_one_out\}",
+        r"features.history.pooling: a sequence task reads every event, got mean; allowed none",
     ),
 }
 

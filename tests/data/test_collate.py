@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import SchemaMismatchError
-from recsys.data.collate import Ids, keyed_jagged
+from recsys.data.jagged import Ids, keyed_jagged
 from recsys.data.rows import Ragged, Rows
 
 LISTS = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=9)
@@ -28,6 +28,11 @@ def test_keyed_jagged_is_what_torchrec_would_compute(lists):
     assert [t.tolist() for t in kjt["many"].to_dense()] == lists
     assert [t.tolist() for t in kjt["one"].to_dense()] == [[i] for i in range(len(lists))]
     assert kjt.stride() == len(lists)
+
+
+def test_times_may_be_any_numbers():
+    times = Ids("h.@time", np.array([-9, 2**40]), np.array([2, 0]), None, is_time=True)
+    assert keyed_jagged([times], num_rows=2).values().tolist() == [-9, 2**40]
 
 
 def test_no_keys_no_tensor():

@@ -41,6 +41,12 @@ def test_slices_are_python_slices(tmp_path_factory, histories, data, max_length)
     assert values[0].tolist() == values[1].tolist() == [i for h in expected for i in h]
 
 
+def test_last_events_before_a_position(tmp_path):
+    found = written(tmp_path / "histories", [[], [7, 8], []])
+    users, ends = np.array([0, 1, 1, 1, 2]), np.array([0, 2, 0, 1, 0])
+    assert found.last(users, ends, feature="item").tolist() == [0, 8, 0, 7, 0]
+
+
 def test_travels_as_its_path(tmp_path):
     found = written(tmp_path / "histories", [[1] * 1000, [2]])
     pickled = pickle.dumps(found)

@@ -1,15 +1,22 @@
 """Sequence tasks and the data module against plain loops over the raw log."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from features import columns
 from features.errors import DataError, FeatureConfigError, RunConfigError
+from features.spec import Sequence
+from recsys.data.layout import position_column
 from recsys.data.module import RecsysData, expand_path
+from recsys.data.sequences import ItemSequence, training_source
 
 FEATURES = """
 sources: {events: events.parquet}
@@ -108,6 +115,97 @@ def test_evaluation_rows_are_examples(tmp_path, split):
     assert found == set(by_user)
 
 
+# ----------------------------------------------------------------------------------- windows
+def window_rows(lengths, *, max_length, step):
+    """(user, end) of every row, of a store that knows nothing but its training lengths."""
+    histories = SimpleNamespace(train_lengths=np.array(lengths, np.int64))
+    store = SimpleNamespace(histories_of=lambda _: histories)
+    sequence = Sequence(name="history", kind="sequence", of="item", max_length=max_length)
+    rows = training_source(store, ItemSequence("item", sequence), window_step=step).rows
+    ends = rows[position_column(sequence)].tolist()
+    assert rows[columns.WEIGHT].tolist() == [1.0] * len(ends)
+    return list(zip(rows[columns.USER].tolist(), ends, strict=True))
+
+
+def windows_by_hand(lengths, *, max_length, step):
+    rows = []
+    for user, end in enumerate(lengths):
+        if end < 2:
+            continue
+        rows.append((user, end))
+        while step is not None and end > max_length + 1:  # an event is left before the window
+            end -= step
+            rows.append((user, end))
+    return rows
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=8),
+    st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))),
+)
+def test_windows(lengths, sizes):
+    max_length, step = sizes
+    found = window_rows(lengths, max_length=max_length, step=step)
+    assert found == windows_by_hand(lengths, max_length=max_length, step=step)
+    latest = window_rows(lengths, max_length=max_length, step=None)
+    assert latest == [(user, end) for user, end in enumerate(lengths) if end >= 2]
+    targets = Counter()  # all events of a window but the first are predicted
+    for user, end in found:
+        assert end >= 2
+        targets.update((user, event) for event in range(max(end - max_length, 1), end))
+    events = {(user, event) for user, length in enumerate(lengths) for event in range(1, length)}
+    assert targets.keys() == events
+    if step == max_length:
+        assert set(targets.values()) <= {1}
+
+
+def test_windows_in_batches(tmp_path):
+    data, log = data_module(tmp_path, window_step=4)
+    item, raw = encoder(data, "item"), raw_users(data)
+    targets = Counter()
+    for batch in data.train_dataloader():
+        histories_B = batch.sequences["history.item"].to_dense()
+        rows = zip(batch.users_B.tolist(), histories_B, batch.weights_B, strict=True)
+        for user, ids, weight in rows:
+            assert 2 <= len(ids) <= 5
+            targets.update((raw[user], id) for id in ids[1:].tolist() * int(weight))
+    expected = Counter()
+    for user, events in histories(log).items():
+        trained = events[: -2 if len(events) >= 3 else None]
+        expected.update((user, item[event["item"]]) for event in trained[1:])
+    assert targets == expected
+    assert len(data_module(tmp_path)[0].train_dataloader()) <= len(data.train_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("step", "task", "message"),
+    [
+        (5, "sequence", "data.window_step: leaves events out .* got 5; allowed 1 to 4, the max"),
+        (0, "sequence", "data.window_step: is too small, got 0; allowed 1 and more"),
+        (2, "ranking", "data.window_step: is for sequence tasks, got 2; leave it out"),
+    ],
+)
+def test_windows_that_would_be_no_use(tmp_path, step, task, message):
+    features = FEATURES if task == "sequence" else RANKING
+    with pytest.raises(RunConfigError, match=message):
+        data_module(tmp_path, features=features, task=task, window_step=step)[0].prepare_data()
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("where", ["", ', where: "kind > 0"'])
+def test_item_counts(tmp_path, where):
+    data, log = data_module(
+        tmp_path, features=FEATURES.replace("max_length: 4", "max_length: 4" + where)
+    )
+    item = encoder(data, "item")
+    counts = [0] * (len(item) + 1)
+    for events in histories(log).values():
+        for event in events[: -2 if len(events) >= 3 else None]:
+            counts[item[event["item"]]] += event["kind"] > 0 or not where
+    assert data.item_counts().tolist() == counts
+    assert sum(counts) > 50
+
+
 def test_random_splits_are_refused_for_sequences(tmp_path):
     data, _ = data_module(tmp_path, features=FEATURES.replace("leave_one_out", "random"))
     with pytest.raises(DataError, match=r"split: the training events .* leave_one_out, temporal;"):
@@ -123,6 +221,11 @@ def test_random_splits_are_refused_for_sequences(tmp_path):
             "max_length: 4}",
             "max_length: 4}\n  - {name: twin, kind: sequence, of: item, max_length: 2}",
             "got history, twin",
+        ),
+        (
+            "max_length: 4",
+            "max_length: 4, pooling: mean",
+            "history.pooling: .* got mean; allowed none",
         ),
     ],
 )

@@ -35,8 +35,8 @@ features:
   - {name: tags, kind: categorical, split: "|"}
   - {name: price, kind: dense}
   - {name: image, kind: vector, size: 2}
-  - {name: seen, kind: sequence, of: [item, hour], max_length: 3}
-  - {name: clicked, kind: sequence, of: item, max_length: 2, where: "click = 1"}
+  - {name: seen, kind: sequence, of: [item, hour], max_length: 3, times: time}
+  - {name: clicked, kind: sequence, of: item, max_length: 2, where: "click = 1", times: "price - 2"}
 """
 LABELS = (label_column("click"), label_column("buy"))
 
@@ -136,6 +136,9 @@ def test_batches_are_what_the_raw_log_says(tmp_path_factory, num_events, num_use
                 clicked = earlier(log, row, where=lambda e: e["click"] == 1)[-2:]
                 expected = [items.get(e["item"], 0) for e in clicked]
                 assert sequences["clicked.item"].to_dense()[i].tolist() == expected
+                for name, events in (("seen", [*history, event]), ("clicked", [*clicked, event])):
+                    expected = [e["time"] if name == "seen" else e["price"] - 2 for e in events]
+                    assert sequences[f"{name}.@time"].to_dense()[i].tolist() == expected
                 assert batch.dense_BN[i].tolist() == pytest.approx(
                     [event["price"], *event["image"]]
                 )
@@ -173,6 +176,7 @@ def test_parts_change_nothing(tmp_path, parts):
     whole, cut = (build(tmp_path / str(p), log, parts=p) for p in (1, parts))
     files = ["offsets.npy", "train_lengths.npy", "values/item.npy", "values/hour.npy"]
     files += [f"filtered/clicked/{f}" for f in files if "hour" not in f]
+    files += ["values/seen.@time.npy", "filtered/clicked/values/clicked.@time.npy"]
     for file in files:
         one, other = (np.load(s.path / "histories" / file) for s in (whole, cut))
         np.testing.assert_array_equal(one, other)

@@ -77,6 +77,8 @@ def test_fingerprint_never_changes(fitted):
         ("fill: 3", "fill: 4"),
         ("max_length: 5", "max_length: 6"),
         ("max_length: 5", "max_length: 5, where: n > 1"),
+        ("max_length: 5", "max_length: 5, times: n"),
+        ("max_length: 5", "max_length: 5, times: t"),
         ("of: i, max", "of: [i, b], max"),
         ("unit: s", "unit: ms"),
         ("user: u", "user: i"),

@@ -4,9 +4,10 @@ from torch import nn
 
 import models
 from features.errors import RunConfigError
+from recsys.protocols import Ranker
 from recsys.types import Embedded, FieldLayout, Jagged
 
-RANKERS = [n for n in models.__all__ if not hasattr(getattr(models, n), "objective")]
+RANKERS = [n for n in models.__all__ if issubclass(getattr(models, n), Ranker)]
 
 
 def layout(*, fields=("user", "item", "hour"), width=4, num_dense=2, labels=("click", "buy")):

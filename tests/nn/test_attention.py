@@ -1,114 +1,89 @@
-"""Blocks on packed tokens against plain ones, written out for one sequence at a time."""
+"""Attention on packed tokens against a plain one, one sequence at a time."""
 
 import pytest
 import torch
-import torch.nn.functional as F
+from plain_attention import (
+    ANY_TOKENS,
+    HEADS,
+    LENGTHS,
+    WIDTH,
+    block_shape,
+    last_tokens,
+    plain_attention,
+    tokens,
+)
 
-from recsys.nn.attention import Attention, BlockShape, PostNormBlock, PreNormBlock, SASRecBlock
-from recsys.nn.sequences import LengthBuckets
-
-LENGTHS = [3, 0, 1, 7, 7, 2, 5, 1, 0, 4]
-WIDTH, HEADS, HEAD_WIDTH = 6, 2, 5
-
-
-def shape(*, causal, dropout=0.0):
-    return BlockShape(
-        width=WIDTH,
-        num_heads=HEADS,
-        head_width=HEAD_WIDTH,
-        hidden_width=8,
-        dropout=dropout,
-        attention_dropout=dropout,
-        causal=causal,
-    )
-
-
-def tokens(lengths=LENGTHS):
-    torch.manual_seed(0)
-    return torch.randn(sum(lengths), WIDTH, dtype=torch.float64, requires_grad=True)
-
-
-def plain_attention(attention, queries, keys):
-    """Softmax attention of one sequence, head by head, row by row."""
-    inner = HEADS * HEAD_WIDTH
-    q, kv = attention.query(queries), attention.key_value(keys)
-    k, v = kv[:, :inner], kv[:, inner:]
-    rows = []
-    for i in range(len(queries)):
-        last = i + 1 if attention.shape.causal else len(keys)
-        heads = []
-        for head in range(HEADS):
-            part = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
-            weights = (k[:last, part] @ q[i, part] / HEAD_WIDTH**0.5).softmax(0)
-            heads.append(weights @ v[:last, part])
-        rows.append(torch.cat(heads))
-    return attention.output(torch.stack(rows))
-
-
-def plain_feed_forward(layer, x, activation):
-    return layer.output(activation(layer.hidden(x)))
-
-
-def plain_post_norm(block, x):
-    x = block.attention_norm(x + plain_attention(block.attention, x, x))
-    return block.feed_forward_norm(x + plain_feed_forward(block.feed_forward, x, F.gelu))
-
-
-def plain_pre_norm(block, x):
-    z = block.attention_norm(x)
-    x = x + plain_attention(block.attention, z, z)
-    return x + plain_feed_forward(block.feed_forward, block.feed_forward_norm(x), F.gelu)
-
-
-def plain_sasrec(block, x):
-    q = block.attention_norm(x)
-    z = block.feed_forward_norm(q + plain_attention(block.attention, q, x))
-    return z + plain_feed_forward(block.feed_forward, z, F.relu)
-
-
-BLOCKS = [
-    (PostNormBlock, plain_post_norm, False),
-    (PostNormBlock, plain_post_norm, True),
-    (PreNormBlock, plain_pre_norm, True),
-    (PreNormBlock, plain_pre_norm, False),
-    (SASRecBlock, plain_sasrec, True),
-]
+from recsys.nn.attention import Attention, rotate, rotation
+from recsys.nn.sequences import LengthBuckets, Questions
 
 
 @pytest.mark.parametrize("num_buckets", [1, 3, 20])
-@pytest.mark.parametrize(("block_class", "plain", "causal"), BLOCKS)
-def test_block_and_its_gradients(block_class, plain, causal, num_buckets):
-    x, block = tokens(), block_class(shape(causal=causal)).double()
-    packed = block(x, LengthBuckets.of(torch.tensor(LENGTHS), num_buckets=num_buckets))
-    expected = torch.cat([plain(block, part) for part in x.split(LENGTHS) if len(part)])
-    torch.testing.assert_close(packed, expected)
+@pytest.mark.parametrize(("rotary", "head_width"), [(False, 5), (True, 4), (True, 2)])
+@pytest.mark.parametrize(
+    ("causal", "asked"), [(False, None), (False, ANY_TOKENS), (True, None), (True, "last")]
+)
+def test_attention_and_its_gradients(causal, asked, rotary, head_width, num_buckets):
+    x, lengths_B = tokens(), torch.tensor(LENGTHS)
+    keys = torch.randn_like(x, requires_grad=True)
+    shape = block_shape(causal=causal, rotary=rotary, head_width=head_width)
+    attention = Attention(shape).double()
+    buckets = LengthBuckets.of(lengths_B, num_buckets=num_buckets)
+    by_sequence = zip(x.split(LENGTHS), keys.split(LENGTHS), strict=True)
+    expected = torch.cat([plain_attention(attention, q, k) for q, k in by_sequence if len(q)])
+    if asked is None:
+        packed = attention(x, keys, buckets)
+    else:
+        token_M = last_tokens(LENGTHS) if asked == "last" else torch.tensor(asked)
+        questions = Questions.of(token_M, lengths_B=lengths_B, buckets=buckets)
+        packed, expected = attention(x[token_M], keys, buckets, questions), expected[token_M]
+    near = {"atol": 1e-6, "rtol": 1e-6} if rotary else {}  # angles are single precision
+    torch.testing.assert_close(packed, expected, **near)
 
     weights = torch.randn_like(packed)
-    wanted = [x, *block.parameters()]
+    wanted = [x, keys, *attention.parameters()]
     torch.testing.assert_close(
         torch.autograd.grad((packed * weights).sum(), wanted),
         torch.autograd.grad((expected * weights).sum(), wanted),
+        **near,
     )
 
 
-@pytest.mark.parametrize("lengths", [[], [0, 0], [1], [0, 1, 0]])
-@pytest.mark.parametrize(("block_class", "plain", "causal"), BLOCKS)
-def test_hardly_any_token(block_class, plain, causal, lengths):
-    x, block = tokens(lengths), block_class(shape(causal=causal)).double()
-    out = block(x, LengthBuckets.of(torch.tensor(lengths, dtype=torch.long)))
-    expected = [plain(block, part) for part in x.split(lengths) if len(part)]
-    torch.testing.assert_close(out, torch.cat(expected) if expected else x)
-    out.sum().backward()
-    assert all(weight.grad is not None for weight in block.parameters())
+@pytest.mark.parametrize("head_width", [2, 4, 10])
+def test_rotary_scores_depend_on_distances_alone(head_width):
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 1, HEADS * head_width, dtype=torch.float64)
+
+    def score(query_place, key_place):
+        turns = rotation(torch.tensor([query_place, key_place]), head_width, dtype=torch.float64)
+        parts = rotate(query, turns[:1]), rotate(key, turns[1:])
+        return torch.stack(parts).view(2, HEADS, head_width).prod(0).sum(1)
+
+    for distance in (-9, 0, 1, 50):
+        first = score(distance, 0)
+        for shift in (9, 10, 100):
+            torch.testing.assert_close(score(distance + shift, shift), first, atol=1e-4, rtol=0)
+    assert not torch.allclose(score(0, 1), score(1, 0)), "before and after are not the same"
+    torch.testing.assert_close(score(7, 7), (query * key).view(HEADS, -1).sum(1))
+    turns = rotation(torch.tensor([123]), head_width, dtype=torch.float64)
+    torch.testing.assert_close(rotate(query, turns).norm(), query.norm())
+
+
+@pytest.mark.parametrize("head_width", [1, 16])
+def test_heads_of_any_width(head_width):
+    attention = Attention(block_shape(causal=True, head_width=head_width)).double()
+    assert attention.key_value.out_features == 2 * HEADS * head_width
+    x = tokens()
+    assert attention(x, x, LengthBuckets.of(torch.tensor(LENGTHS))).shape == (30, WIDTH)
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_dropout_keeps_the_mean(causal):
     """With attention dropout another kernel runs; on average it gives the same."""
     x, lengths = tokens([3, 5]), torch.tensor([3, 5])
-    attention = Attention(shape(causal=causal, dropout=0.3)).double()
+    attention = Attention(block_shape(causal=causal, dropout=0.3)).double()
     buckets = LengthBuckets.of(lengths, num_buckets=1)
     with torch.no_grad():
         mean = torch.stack([attention(x, x, buckets) for _ in range(1500)]).mean(0)
         exact = attention.eval()(x, x, buckets)
     torch.testing.assert_close(mean, exact, atol=0.05, rtol=0)
+    assert torch.equal(exact, attention(x, x, buckets))

@@ -1,47 +1,180 @@
+"""Edits of packed histories against the same edits of plain lists."""
+
 import itertools
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from recsys.nn.tokens import append_token, as_question, is_first, is_last, keep_last
+from recsys.nn.tokens import UNKNOWN, Tokens, is_first, is_last
+from recsys.types import Jagged
 
-SEQUENCES = st.lists(st.lists(st.integers(1, 9), max_size=5), min_size=1, max_size=6)
-
-
-def pack(sequences):
-    ids_L = torch.tensor([*itertools.chain(*sequences)], dtype=torch.int64)
-    return ids_L, torch.tensor([len(s) for s in sequences])
-
-
-def unpack(packed):
-    ids_L, lengths_B = packed
-    return [part.tolist() for part in ids_L.split(lengths_B.tolist())]
+ITEM, SIDE, TIME = "history.item_id", "history.genre", "history.@time"
+SECONDS = st.integers(-(2**40), 2**40)
+EVENTS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), SECONDS), max_size=5)
+# Each history: its events (item, side column, second), and the second that is asked for.
+HISTORIES = st.lists(st.tuples(EVENTS, SECONDS), min_size=1, max_size=6)
 
 
-@given(SEQUENCES)
-def test_first_and_last(sequences):
-    ids_L, lengths_B = pack(sequences)
-    assert ids_L[is_last(lengths_B)].tolist() == [s[-1] for s in sequences if s]
-    assert ids_L[is_first(lengths_B)].tolist() == [s[0] for s in sequences if s]
+def packed(histories, *, timed=True):
+    """Tokens of a batch whose columns lie in another order, among one that is not wanted."""
+    columns = {
+        "device": [[7] for _ in histories],
+        TIME: [[*(second for *_, second in events), asked] for events, asked in histories],
+        SIDE: [[side for _, side, _ in events] for events, _ in histories],
+        ITEM: [[item for item, *_ in events] for events, _ in histories],
+    }
+    sequences = KeyedJaggedTensor(
+        keys=[*columns],
+        values=torch.tensor([value for rows in columns.values() for row in rows for value in row]),
+        lengths=torch.tensor([len(row) for rows in columns.values() for row in rows]),
+    )
+    return Tokens.of(sequences, keys=[ITEM, SIDE], time_key=TIME if timed else None)
 
 
-@given(SEQUENCES, st.integers(1, 6))
-def test_keep_last(sequences, most):
-    assert unpack(keep_last(*pack(sequences), most)) == [s[-most:] for s in sequences]
+def rows(column_L, lengths_B):
+    return [part.tolist() for part in column_L.split(lengths_B.tolist())]
 
 
-@given(SEQUENCES)
-def test_append_token(sequences):
-    assert unpack(append_token(*pack(sequences), 0)) == [[*s, 0] for s in sequences]
-    where_B = torch.tensor([len(s) % 2 == 0 for s in sequences])
-    expected = [[*s, 0] if len(s) % 2 == 0 else s for s in sequences]
-    assert unpack(append_token(*pack(sequences), 0, where_B=where_B)) == expected
+def unpacked(tokens):
+    columns = [*tokens.ids.values(), tokens.times_L]
+    by_history = zip(*(rows(column, tokens.lengths_B) for column in columns), strict=True)
+    events = [[*zip(*history, strict=True)] for history in by_history]
+    return [*zip(events, tokens.asked_at_B.tolist(), strict=True)]
 
 
-@given(SEQUENCES)
-def test_questions_fit_the_model_and_are_never_empty(sequences):
-    cloze = unpack(as_question(*pack(sequences), objective="cloze", max_length=3))
-    assert cloze == [[*s[-2:], 0] for s in sequences]
-    following = unpack(as_question(*pack(sequences), objective="next", max_length=3))
-    assert following == [s or [0] for s in sequences]
+def untimed(histories):
+    return [([event[:2] for event in events], None) for events, _ in histories]
+
+
+def unpacked_untimed(tokens):
+    assert tokens.times_L is None
+    assert tokens.asked_at_B is None
+    assert tokens.asked_at_L() is None
+    items, sides = (rows(ids_L, tokens.lengths_B) for ids_L in tokens.ids.values())
+    return [([*zip(*both, strict=True)], None) for both in zip(items, sides, strict=True)]
+
+
+def check(histories, edit, edited):
+    """Try an edit of tokens with and without times, and that its input stays as it was."""
+    tokens = packed(histories)
+    assert unpacked(edit(tokens)) == edited
+    assert unpacked(tokens) == histories
+    assert unpacked_untimed(edit(packed(histories, timed=False))) == untimed(edited)
+
+
+def with_unknown(events, asked):
+    return [*events, (UNKNOWN, UNKNOWN, asked)]
+
+
+@settings(deadline=None)
+@given(HISTORIES)
+def test_tokens_of_a_batch(histories):
+    check(histories, lambda tokens: tokens, histories)
+    tokens = packed(histories)
+    assert list(tokens.ids) == [ITEM, SIDE]
+    assert torch.equal(tokens.items_L, tokens.ids[ITEM])
+    assert tokens.times_L.dtype == torch.int64
+
+
+@settings(deadline=None)
+@given(HISTORIES)
+def test_first_and_last(histories):
+    tokens = packed(histories)
+    for of_place, place in ((is_first, 0), (is_last, -1)):
+        expected = [events[place][0] for events, _ in histories if events]
+        assert tokens.items_L[of_place(tokens.lengths_B)].tolist() == expected
+
+
+@settings(deadline=None)
+@given(HISTORIES, st.integers(0, 6))
+def test_most_recent(histories, most):
+    expected = [(events[max(len(events) - most, 0) :], asked) for events, asked in histories]
+    check(histories, lambda tokens: tokens.most_recent(most), expected)
+
+
+@settings(deadline=None)
+@given(HISTORIES)
+def test_the_last_event_becomes_what_is_asked_for(histories):
+    expected = [(e[:-1], e[-1][2] if e else asked) for e, asked in histories]
+    check(histories, Tokens.without_last, expected)
+
+
+@settings(deadline=None)
+@given(HISTORIES, st.data())
+def test_unknown_event_at_the_end(histories, data):
+    size = len(histories)
+    where = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
+    expected = [
+        (with_unknown(*history) if longer else history[0], history[1])
+        for history, longer in zip(histories, where, strict=True)
+    ]
+    check(histories, lambda tokens: tokens.with_unknown(torch.tensor(where)), expected)
+
+
+@settings(deadline=None)
+@given(HISTORIES, st.integers(1, 4))
+def test_questions_fit_the_model_and_are_never_empty(histories, most):
+    cloze = [(with_unknown(e[max(len(e) - most + 1, 0) :], a), a) for e, a in histories]
+    check(histories, lambda tokens: tokens.as_question("cloze", max_length=most), cloze)
+    following = [(e[-most:] or with_unknown([], a), a) for e, a in histories]
+    check(histories, lambda tokens: tokens.as_question("next", max_length=most), following)
+
+
+@settings(deadline=None)
+@given(HISTORIES)
+def test_each_token_asks_for_the_second_of_the_next_event(histories):
+    tokens = packed(histories)
+    expected = [[*(event[2] for event in e[1:]), asked] for e, asked in histories if e]
+    assert tokens.asked_at_L().tolist() == [*itertools.chain(*expected)]
+    assert unpacked(tokens) == histories
+    # In training the inputs ask for the seconds of their targets.
+    target_times_M = tokens.times_L[~is_first(tokens.lengths_B)]
+    assert torch.equal(tokens.without_last().asked_at_L(), target_times_M)
+
+
+@settings(deadline=None)
+@given(HISTORIES, st.lists(st.integers(1, 9), max_size=3), st.sampled_from([ITEM, SIDE, "output"]))
+def test_what_is_looked_up_and_what_the_encoder_reads(histories, candidates, candidates_key):
+    tokens = packed(histories)
+    looked_up = tokens.keyed({candidates_key: torch.tensor(candidates, dtype=torch.int64)})
+    found = {
+        key: rows(jagged.values(), jagged.lengths()) for key, jagged in looked_up.to_dict().items()
+    }
+    expected = {
+        key: [*([event[place] for event in events] for events, _ in histories), []]
+        for place, key in enumerate((ITEM, SIDE))
+    }
+    expected.setdefault(candidates_key, [[] for _ in (*histories, None)])[-1] = candidates
+    assert found == expected
+
+    vectors = {
+        key: Jagged(torch.stack([jagged.values(), -jagged.values()], dim=1), jagged.lengths())
+        for key, jagged in looked_up.to_dict().items()
+    }
+    history = tokens.history(vectors)
+    assert history.items_LD.tolist() == [[i, -i] for i in tokens.items_L.tolist()]
+    assert list(history.sides) == [SIDE]
+    assert history.sides[SIDE].tolist() == [[i, -i] for i in tokens.ids[SIDE].tolist()]
+    assert torch.equal(history.lengths_B, tokens.lengths_B)
+    assert torch.equal(history.times_L, tokens.times_L)
+    assert torch.equal(history.asked_at_L, tokens.asked_at_L())
+
+
+@settings(deadline=None)
+@given(HISTORIES)
+def test_lookup_without_candidates_and_times(histories):
+    tokens = packed(histories, timed=False)
+    looked_up = tokens.keyed()
+    assert looked_up.keys() == [ITEM, SIDE]
+    assert looked_up[ITEM].lengths().tolist() == [*tokens.lengths_B.tolist(), 0]
+    history = tokens.history(
+        {
+            key: Jagged(looked_up[key].values().unsqueeze(1), looked_up[key].lengths())
+            for key in tokens.ids
+        }
+    )
+    assert history.items_LD.squeeze(1).tolist() == tokens.items_L.tolist()
+    assert history.times_L is None
+    assert history.asked_at_L is None

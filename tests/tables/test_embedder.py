@@ -1,13 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from tables.conftest import example_batch, example_tables
 from torch import nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.columns import TAKEN_NAMES
 from features.errors import FeatureConfigError, RunConfigError
 from features.load import parse_feature_set
+from recsys.tables import embedder as embedder_module
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
+from recsys.tables.logical import OUTPUT, with_output
 
 WIDTHS = {"user": 8, "item": 8, "a": 8, "b": 4, "c": 4, "d": 4, "e": 4}
 
@@ -92,8 +97,65 @@ def test_the_catalogue_has_the_vector_of_every_id_with_gradient():
 
 
 def test_the_catalogue_of_a_sharded_table_is_refused_with_the_way_out():
-    with pytest.raises(RunConfigError, match=r"set tables.dense_max_bytes to 3200 or more"):
+    with pytest.raises(RunConfigError, match=r"tables.dense_max_bytes to 3200 or more"):
         embedder(0).catalogue("item", num_ids=100)
+    assert embedder(10**9).check_catalogue("item") is None
+
+
+@pytest.mark.parametrize("part", [1 << 16, 100, 33, 1])
+def test_the_catalogue_of_a_sharded_table_without_gradient(monkeypatch, part):
+    monkeypatch.setattr(embedder_module, "_CATALOGUE_PART", part)
+    expected = embedder(10**9).catalogue("history.item", num_ids=100)
+    with torch.no_grad():
+        found = embedder(0).catalogue("history.item", num_ids=100)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("key", ["user", "item", "a", "c", "d"])
+def test_the_catalogue_of_every_scheme_is_what_batches_read(batch, key):
+    built = embedder(10**9)
+    vectors_VD = built.catalogue(key, num_ids=100)
+    torch.testing.assert_close(built(batch).fields[key], vectors_VD[batch.ids[key].values()])
+
+
+def test_sequences_alone_are_looked_up_as_in_a_batch(any_store, batch):
+    expected = any_store(batch).sequences["history.item"]
+    [ids, lengths] = batch.sequences["history.item"].values(), batch.sequences.lengths()
+    keyed = KeyedJaggedTensor(
+        keys=["item", "history.@time", "history.item"],
+        values=torch.cat([torch.tensor([3, 5, 3, 10**12]), ids]),
+        lengths=torch.cat([torch.tensor([0, 3, *[0] * 12, 1, 0]), lengths]),
+    )
+    found = any_store.sequences(keyed)
+    assert found.keys() == {"item", "history.item"}
+    torch.testing.assert_close(found["history.item"].values_LD, expected.values_LD)
+    assert torch.equal(found["history.item"].lengths_B, lengths)
+    assert found["item"].lengths_B.tolist() == [0, 3, 0, 0, 0, 0, 0, 0]
+    with torch.no_grad():
+        items_VD = any_store.catalogue("item", num_ids=100)
+    torch.testing.assert_close(found["item"].values_LD, items_VD[[3, 5, 3]])
+
+
+@pytest.mark.parametrize("dense_max_bytes", [10**9, 0])
+def test_an_output_table_is_one_more_of_the_same_kind_with_values_of_its_own(dense_max_bytes):
+    tables = with_output(tuple(example_tables()), of="history.item")
+    *others, item, output = (tables[0], *tables[2:-1], tables[1], tables[-1])
+    assert [t.name for t in others] == ["user", "shared", "buckets", "tiny"]
+    assert (output.name, output.dim, output.spec) == ("item_output", item.dim, item.spec)
+    assert [reader.key for reader in output.readers] == [OUTPUT]
+    built = Embedder(tables, config=TablesConfig(dense_max_bytes=dense_max_bytes))
+    built.materialize()
+    with torch.no_grad():
+        vectors, items = (built.catalogue(key, num_ids=100) for key in (OUTPUT, "history.item"))
+    assert vectors.shape == items.shape
+    assert (vectors != items).float().mean() > 0.99
+    assert vectors.std() == pytest.approx(items.std().item(), rel=0.2)
+
+
+def test_an_output_table_takes_no_name_that_is_taken():
+    user, *others = example_tables()
+    with pytest.raises(FeatureConfigError, match=r"tables.item_output: .* rename it, or set"):
+        with_output((replace(user, name="item_output"), *others), of="history.item")
 
 
 def test_sharding_of_an_unknown_table_is_refused():

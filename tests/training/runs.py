@@ -1,5 +1,6 @@
 """Small training runs for tests: a simulated log, a ranker and a sequence model."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from recsys.tables.config import FusedOptimizer, TablesConfig
 from recsys.training.ranking import RankingTask
 from recsys.training.sequence import SequenceTask
 from recsys.training.strategy import TorchRecStrategy
+from recsys.training.task import Task
 
 RANKING = """
 sources:
@@ -42,6 +44,18 @@ features:
   - {name: item_id, kind: categorical}
   - {name: history, kind: sequence, of: item_id, max_length: 10}
 """
+# The events of a day are ties.
+TIMED = """
+sources: {events: events.parquet}
+entity: {user: user_id, item: item_id, time: timestamp}
+split: {kind: leave_one_out}
+defaults: {dim: 8}
+features:
+  - {name: device, kind: categorical, dim: 4}
+  - {name: item_id, kind: categorical}
+  - {name: history, kind: sequence, of: [device, item_id], max_length: 10,
+     times: "cast(timestamp as date)"}
+"""
 
 
 def write_inputs(directory: Path, *, num_events: int = 400) -> Path:
@@ -50,6 +64,7 @@ def write_inputs(directory: Path, *, num_events: int = 400) -> Path:
     simulate(config, directory / "data")
     (directory / "ranking.yaml").write_text(RANKING)
     (directory / "sequence.yaml").write_text(SEQUENCE)
+    (directory / "timed.yaml").write_text(TIMED)
     return directory
 
 
@@ -66,14 +81,15 @@ class Losses(Callback):
         self.values.append(loss.item() / trainer.world_size)
 
 
-def data_module(directory: Path, kind: str, *, batch_size: int = 64) -> RecsysData:
+def data_module(directory: Path, kind: str, *, batch_size: int = 64, **options) -> RecsysData:
     kind = "sequence" if kind == "cloze" else kind
     return RecsysData(
         features=str(directory / f"{kind}.yaml"),
         data_dir=str(directory / "data"),
         batch_size=batch_size,
-        task=kind,
+        task="ranking" if kind == "ranking" else "sequence",
         store=str(directory / "store"),
+        **options,
     )
 
 
@@ -103,7 +119,32 @@ def fit(
     """Train, leave a checkpoint called `name`; give the losses of its steps."""
     built = task(kind, dropout=dropout)
     built.scheduler_factory = scheduler
-    losses = Losses()
+    data, losses = data_module(directory, kind), Losses()
+    fit_task(
+        directory,
+        built,
+        data,
+        name,
+        world_size=world_size,
+        max_steps=max_steps,
+        resume=resume,
+        callbacks=[losses],
+    )
+    return losses.values
+
+
+def fit_task(
+    directory: Path,
+    built: Task,
+    data: RecsysData,
+    name: str,
+    *,
+    world_size: int = 1,
+    max_steps: int = 8,
+    resume: str | None = None,
+    callbacks: Sequence[Callback] = (),
+):
+    """Train a task, leave a checkpoint called `name`."""
     saved = ModelCheckpoint(
         dirpath=directory / "checkpoints",
         filename=name,
@@ -116,7 +157,7 @@ def fit(
         strategy=TorchRecStrategy(),
         max_steps=max_steps,
         max_epochs=-1,
-        callbacks=[losses, saved],
+        callbacks=[*callbacks, saved],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -125,8 +166,7 @@ def fit(
         default_root_dir=directory,
     )
     resumed = str(checkpoint(directory, resume)) if resume else None
-    trainer.fit(built, datamodule=data_module(directory, kind), ckpt_path=resumed)
-    return losses.values
+    trainer.fit(built, datamodule=data, ckpt_path=resumed)
 
 
 def checkpoint(directory: Path, name: str) -> Path:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.training.masks import cloze_masks
+from recsys.training.masks import cloze_masks, token_chances
 
 LENGTHS = st.lists(st.integers(0, 6), min_size=1, max_size=8)
 
@@ -46,3 +46,18 @@ def test_shares_are_as_asked():
 
 def test_another_step_draws_other_masks():
     assert masks([50], salt=1) != masks([50], salt=2)
+
+
+@given(LENGTHS, st.integers(0, 9))
+def test_chances_follow_from_salt_user_and_place_from_the_end(lengths, salt):
+    def chances(lengths, users):
+        found = token_chances(torch.tensor(users), torch.tensor(lengths), salt=salt)
+        return found[0].tolist(), [part.tolist() for part in found[1].split(lengths)]
+
+    users = list(range(7, 7 + len(lengths)))
+    owners, together = chances(lengths, users)
+    assert owners == [b for b, length in enumerate(lengths) for _ in range(length)]
+    for user, length, found in zip(users, lengths, together, strict=True):
+        [longer] = chances([length + 3], [user])[1]
+        assert found == longer[3:]
+        assert all(0 <= chance < 1 for chance in found)

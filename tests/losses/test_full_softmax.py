@@ -1,28 +1,8 @@
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from recsys.losses import binary_cross_entropy, full_softmax
-
-
-def test_binary_cross_entropy_by_hand():
-    logits_BT = torch.tensor([[0.0, 2.0], [1.0, -1.0], [5.0, 5.0]], requires_grad=True)
-    labels_BT = torch.tensor([[1.0, 0.0], [torch.nan, 1.0], [torch.nan, torch.nan]])
-    loss = binary_cross_entropy(logits_BT, labels_BT, torch.tensor([1.0, 2.0, 7.0]))
-    first = (math.log(2) + math.log(1 + math.exp(2))) / 2
-    second = math.log(1 + math.exp(1))  # its only label
-    assert loss.item() == pytest.approx((first + 2 * second) / 3)
-    loss.backward()
-    assert logits_BT.grad[1, 0] == 0
-    assert logits_BT.grad[2].tolist() == [0, 0]
-
-
-def test_binary_cross_entropy_without_examples_or_weight():
-    empty = binary_cross_entropy(torch.zeros(0, 1), torch.zeros(0, 1), torch.zeros(0))
-    weightless = binary_cross_entropy(torch.ones(2, 1), torch.ones(2, 1), torch.zeros(2))
-    assert empty == weightless == 0
+from recsys.losses import FullSoftmax, full_softmax
 
 
 def random_softmax_inputs(num_positions, dtype=torch.float64):
@@ -91,3 +71,28 @@ def test_full_softmax_is_as_precise_under_autocast():
     assert mixed.dtype == torch.float32
     torch.testing.assert_close(mixed, plain, atol=2e-2, rtol=0)
     assert vectors_MD.grad is not None
+
+
+def test_the_class_is_the_function():
+    vectors_MD, items_VD, bias_V, targets_M = random_softmax_inputs(11)
+    loss = FullSoftmax()(vectors_MD, items_VD, targets_M, bias_V=bias_V)
+    assert loss == full_softmax(vectors_MD, items_VD, targets_M, bias_V=bias_V)
+    assert FullSoftmax()(vectors_MD, items_VD, targets_M) != loss
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0])
+def test_full_softmax_of_flat_and_of_peaked_logits(scale):
+    """Base 2 loses nothing in float32, where one item takes nearly all or all are alike."""
+    vectors_MD, items_VD, _, targets_M = random_softmax_inputs(50, dtype=torch.float32)
+    vectors_MD = (vectors_MD.detach() * scale).requires_grad_()
+    logits_MV = vectors_MD.double() @ items_VD.double().T
+    logits_MV[:, 0] = -torch.inf
+    expected = F.cross_entropy(logits_MV[targets_M > 0], targets_M[targets_M > 0])
+    loss = full_softmax(vectors_MD, items_VD, targets_M, chunk=16)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, (vectors_MD, items_VD)),
+        torch.autograd.grad(expected, (vectors_MD, items_VD)),
+        rtol=1e-4,
+        atol=1e-6,
+    )

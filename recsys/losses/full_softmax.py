@@ -1,32 +1,38 @@
-"""Losses of the two kinds of models.
+"""Cross-entropy over the whole catalogue.
 
-B examples · T labels · M positions that predict · V items, the out-of-vocabulary id 0 included ·
-D width.
+M positions that predict · V items, the out-of-vocabulary id 0 included · K = V - 1 candidates ·
+D width · P positions of a chunk.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from recsys.protocols import SequenceLoss
 
-def binary_cross_entropy(logits_BT: Tensor, labels_BT: Tensor, weights_B: Tensor) -> Tensor:
-    """Weighted mean over examples of the mean over labels of the binary cross-entropy.
+_LOG2_E = math.log2(math.e)
 
-    Args:
-        logits_BT: Scores before the sigmoid.
-        labels_BT: 0 or 1; NaN where an example has no such label, which is left out.
-        weights_B: Weight of each example; the sum is divided by B, not by their sum.
+
+class FullSoftmax(SequenceLoss):
+    """Cross-entropy of the target among all items: no sampling, and the most work per position.
+
+    Source: Klenitskiy and Vasilev (2023), https://arxiv.org/abs/2309.07602, section 3.3.
     """
-    is_present_BT = ~labels_BT.isnan()
-    each_BT = F.binary_cross_entropy_with_logits(
-        logits_BT, labels_BT.nan_to_num(), weight=is_present_BT, reduction="none"
-    )
-    each_B = each_BT.sum(dim=1) / is_present_BT.sum(dim=1).clamp(min=1)
-    return (each_B * weights_B).sum() / max(len(weights_B), 1)
+
+    def __call__(
+        self,
+        vectors_MD: Tensor,
+        items_VD: Tensor,
+        targets_M: Tensor,
+        *,
+        bias_V: Tensor | None = None,
+    ) -> Tensor:
+        """Give the mean over positions; the arguments are those of `full_softmax`."""
+        return full_softmax(vectors_MD, items_VD, targets_M, bias_V=bias_V)
 
 
 def full_softmax(
@@ -35,7 +41,7 @@ def full_softmax(
     targets_M: Tensor,
     *,
     bias_V: Tensor | None = None,
-    chunk: int = 256,
+    chunk: int = 128,
 ) -> Tensor:
     """Mean cross-entropy of each position's target among all items of the catalogue.
 
@@ -69,6 +75,9 @@ class _FullSoftmax(torch.autograd.Function):
 
     The gradients of a chunk follow from its probabilities, so they are computed beside the loss:
     neither do the logits of all positions lie in memory together, nor are they computed twice.
+
+    Logits are kept in base 2, log2(e) times what they are in base e: the probabilities are the
+    same, and torch.exp2 takes a third of the time of torch.exp on a CPU.
     """
 
     @staticmethod
@@ -86,18 +95,19 @@ class _FullSoftmax(torch.autograd.Function):
         grad_vectors_MD = torch.zeros_like(vectors_MD)
         grad_items_KD = torch.zeros_like(items_KD)
         grad_bias_K = torch.zeros_like(bias_K)
+        scaled_MD, scaled_bias_K = vectors_MD * _LOG2_E, bias_K * _LOG2_E
         for start in range(0, len(targets_M), chunk):
             part = slice(start, start + chunk)
             is_known_P1 = is_known_M[part].unsqueeze(1).to(vectors_MD.dtype)
             targets_P1 = targets_M[part].clamp(min=0).unsqueeze(1)
-            logits_PK = torch.addmm(bias_K, vectors_MD[part], items_KD.T)
+            logits_PK = torch.addmm(scaled_bias_K, scaled_MD[part], items_KD.T)
             target_P1 = logits_PK.gather(1, targets_P1)
             highest_P1 = logits_PK.amax(1, keepdim=True)
-            logits_PK.sub_(highest_P1).exp_()
+            logits_PK.sub_(highest_P1).exp2_()
             normalizer_P1 = logits_PK.sum(1, keepdim=True)
-            losses_P1 = normalizer_P1.log() + highest_P1 - target_P1
+            losses_P1 = (normalizer_P1.log2() + (highest_P1 - target_P1)) / _LOG2_E
             total += (losses_P1 * is_known_P1).sum()
-            # probability minus one at the target: the gradient of the logits
+            # probability minus one at the target: the gradient of the logits in base e
             grad_PK = logits_PK.mul_(is_known_P1 / normalizer_P1)
             grad_PK.scatter_add_(1, targets_P1, -is_known_P1)
             grad_vectors_MD[part] = grad_PK @ items_KD

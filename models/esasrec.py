@@ -1,0 +1,60 @@
+"""eSASRec: SASRec's objective, LiGR's gated blocks, sampled softmax."""
+
+from __future__ import annotations
+
+from models.transformer import Positions, SequenceTransformer
+from recsys.losses import SampledSoftmax
+from recsys.types import FieldLayout
+
+
+class ESASRec(SequenceTransformer):
+    """Causal gated blocks with SwiGLU layers, trained with a softmax over 256 negatives.
+
+    Args:
+        layout: Widths of the inputs and the size of the catalogue.
+        positions: `learned` vectors; `rotary`: attention sees distances; `none`.
+        time_gaps: Whether to add vectors for the seconds since the event before, and until the
+            moment for which a prediction is asked; the sequence needs `times`.
+        max_length: Longest history; null for that of the feature file.
+        num_blocks: Number of blocks.
+        num_heads: Attention heads per block.
+        head_width: Width of a head; null for the item width divided by the heads.
+        hidden_width: Width of the feed-forward layers; null for four times the item width.
+        dropout: Share of embeddings and activations set to zero.
+        attention_dropout: Share of attention weights set to zero; other than 0 it is slower.
+        scale_items: Whether item vectors are multiplied by the square root of their width.
+
+    Source: Tikhonovich et al., eSASRec (2025), https://arxiv.org/abs/2508.06450, section 3.
+    """
+
+    def __init__(
+        self,
+        layout: FieldLayout,
+        *,
+        positions: Positions = "learned",
+        time_gaps: bool = False,
+        max_length: int | None = None,
+        num_blocks: int = 2,
+        num_heads: int = 1,
+        head_width: int | None = None,
+        hidden_width: int | None = None,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.0,
+        scale_items: bool = False,
+    ) -> None:
+        super().__init__(
+            layout,
+            objective="next",
+            block="ligr",
+            loss=SampledSoftmax(num_negatives=256),
+            positions=positions,
+            time_gaps=time_gaps,
+            max_length=max_length,
+            num_blocks=num_blocks,
+            num_heads=num_heads,
+            head_width=head_width,
+            hidden_width=hidden_width or 4 * max(layout.sequences.values(), default=1),
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            scale_items=scale_items,
+        )

@@ -1,0 +1,236 @@
+"""Sequence tasks without a trainer: evaluation, the order of ties, what encoders are built for."""
+
+import math
+from collections import Counter
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from training.runs import data_module, write_inputs
+
+from models import BERT4Rec, GSASRec, SASRec
+from recsys.losses import FullSoftmax, GeneralizedBCE, SampledSoftmax
+from recsys.nn.tokens import Tokens
+from recsys.tables import embedder
+from recsys.tables.config import TablesConfig
+from recsys.training import sequence
+from recsys.training.masks import token_chances
+from recsys.training.sequence import SequenceTask
+
+KS = (1, 4)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return write_inputs(tmp_path_factory.mktemp("sequence"))
+
+
+def built_task(data, encoder=SASRec, *, dense_max_bytes=10**9, **settings):
+    """A task whose tables, replicated or of the collections, are whole."""
+    tables = TablesConfig(dense_max_bytes=dense_max_bytes)
+    task = SequenceTask(encoder=partial(encoder, dropout=0.0), tables=tables, ks=KS, **settings)
+    task.build(data.schema)
+    task.embedder.materialize()
+    return task
+
+
+# -------------------------------------------------------------------------------- evaluation
+def metrics_by_hand(batches, scores):
+    """Hits and gains of the real rows, one after the other."""
+    totals, count = Counter(), 0
+    for batch, scores_BV in zip(batches, scores, strict=True):
+        seen = batch.seen_values.split(batch.seen_lengths_B.tolist())
+        for b in (batch.weights_B > 0).nonzero().flatten().tolist():
+            target, row = int(batch.targets_B[b]), scores_BV[b].tolist()
+            left_out = {0, *seen[b].tolist()} - {target}
+            better = [i for i, s in enumerate(row) if i not in left_out and s > row[target]]
+            count += 1
+            for k in KS:
+                if target and len(better) < k:
+                    totals[f"hr@{k}"] += 1
+                    totals[f"ndcg@{k}"] += 1 / math.log2(len(better) + 2)
+    return {name: total / count for name, total in totals.items()} | {"num_examples": count}
+
+
+@pytest.mark.parametrize("features", ["sequence", "timed"])
+@pytest.mark.parametrize("output", ["tied", "separate"])
+@pytest.mark.parametrize("encoder", [SASRec, BERT4Rec])
+def test_evaluation_however_the_items_are_stored(directory, monkeypatch, encoder, output, features):
+    data = data_module(directory, features, batch_size=16)
+    batches = list(data.val_dataloader())
+    expected, scores = None, None
+    # Parts of 7 items or 90 scores cut 30 items, and batches of 16 rows, more than once.
+    for dense_max_bytes, part, most in (
+        (10**9, 1 << 16, 1 << 26),
+        (10**9, 1 << 16, 90),
+        (0, 1 << 16, 1 << 26),
+        (0, 7, 1),
+    ):
+        monkeypatch.setattr(embedder, "_CATALOGUE_PART", part)
+        monkeypatch.setattr(sequence, "_MAX_SCORES", most)
+        task = built_task(data, encoder, dense_max_bytes=dense_max_bytes, item_output=output)
+        task.eval()
+        with torch.no_grad():
+            found = [task(batch) for batch in batches]
+        if expected is None:
+            scores, expected = found, metrics_by_hand(batches, found)
+            assert 0 < expected["ndcg@4"] < 1
+            assert expected["num_examples"] > 20
+        for one, other in zip(found, scores, strict=True):
+            torch.testing.assert_close(one, other)
+        for start in (task.on_validation_epoch_start, lambda: None):  # the second begins anew
+            start()
+            with torch.no_grad():
+                for batch in batches:
+                    task.collect(batch, split="val")
+            metrics = {name: float(v) for name, v in task.compute(split="val").items()}
+            assert {n: metrics[n] for n in expected} == pytest.approx(expected)
+            assert 0 < metrics["coverage@1"] <= metrics["coverage@4"] <= 1
+
+
+# -------------------------------------------------------------------------------------- ties
+PAIRS = st.lists(st.integers(0, 3), max_size=7)
+
+
+@given(st.lists(PAIRS, min_size=1, max_size=5), st.integers(0, 9))
+def test_only_events_of_one_second_change_places_and_columns_stay_aligned(times, salt):
+    times = [sorted(each) for each in times]
+    lengths_B = torch.tensor([len(each) for each in times])
+    num_tokens = int(lengths_B.sum())
+    event_L = torch.arange(num_tokens)
+    times_L = torch.tensor([t for each in times for t in each], dtype=torch.int64)
+    tokens = Tokens({"item": event_L, "side": event_L + 100}, lengths_B, times_L, lengths_B)
+    _, chance_L = token_chances(torch.arange(len(times)), lengths_B, salt=salt)
+    shuffled = tokens.with_ties_shuffled(chance_L)
+    assert torch.equal(shuffled.ids["side"], shuffled.items_L + 100)
+    assert shuffled.lengths_B is lengths_B
+    assert torch.equal(shuffled.times_L, times_L)
+    assert shuffled.items_L.sort().values.tolist() == event_L.tolist()
+    owner_L = torch.arange(len(times)).repeat_interleave(lengths_B)
+    assert torch.equal(owner_L[shuffled.items_L], owner_L)
+    assert torch.equal(times_L[shuffled.items_L], times_L)
+
+
+def test_all_orders_of_ties_are_equally_likely():
+    lengths_B = torch.full((6000,), 3)
+    tokens = Tokens(
+        {"item": torch.arange(3).repeat(6000)}, lengths_B, torch.zeros(18000), lengths_B
+    )
+    _, chance_L = token_chances(torch.arange(6000), lengths_B, salt=5)
+    orders = Counter(map(tuple, tokens.with_ties_shuffled(chance_L).items_L.view(-1, 3).tolist()))
+    assert len(orders) == 6
+    assert all(count == pytest.approx(1000, abs=150) for count in orders.values())
+
+
+def looked_up(task, batch, *, step):
+    """The ids of one training step: of the histories, and in one more example of candidates."""
+    look_up, asked = task.embedder.sequences, []
+    task.embedder.sequences = lambda keyed: asked.append(keyed) or look_up(keyed)
+    task.trainer = SimpleNamespace(
+        world_size=1, global_step=step, log_every_n_steps=10**9, is_last_batch=False
+    )
+    task.training_step(batch, 0)
+    task.embedder.sequences = look_up
+    [keyed] = asked
+    return keyed
+
+
+def events_read(task, batches, *, step):
+    """The (item, device) pairs of the histories of a training step, by user."""
+    read = {}
+    for batch in batches:
+        keyed = looked_up(task, batch, step=step)
+        items, devices = (keyed[f"history.{key}"].to_dense() for key in ("item_id", "device"))
+        rows = zip(batch.users_B.tolist(), items, devices, batch.weights_B.tolist(), strict=False)
+        for user, items_L, devices_L, weight in rows:
+            if weight:
+                read[user] = list(zip(items_L.tolist(), devices_L.tolist(), strict=True))
+    return read
+
+
+@pytest.mark.parametrize("loss", [None, SampledSoftmax(num_negatives=3)])
+def test_ties_come_in_another_order_each_step_whatever_the_number_of_ranks(directory, loss):
+    data = data_module(directory, "timed", batch_size=16)
+    batches = list(data.train_dataloader())
+    plain = built_task(data, BERT4Rec, loss=loss, last_only_share=1.0)
+    stored = events_read(plain, batches, step=0)
+    assert stored == events_read(plain, batches, step=1)
+    task = built_task(data, BERT4Rec, loss=loss, last_only_share=1.0, shuffle_ties=True)
+    steps = [events_read(task, batches, step=step) for step in (0, 1)]
+    assert steps[0] != steps[1]
+    times = {}
+    for batch in batches:
+        seconds = [s[:-1].tolist() for s in batch.sequences["history.@time"].to_dense()]
+        times |= zip(batch.users_B.tolist(), seconds, strict=True)
+    moved = 0
+    for read in steps:
+        assert read.keys() == stored.keys()
+        for user, pairs in read.items():
+            # Of a history that is longer than the model reads, the events of the first second may
+            # be exchanged for another of that second.
+            of_user = times[user][-len(pairs) :]
+            is_cut = len(times[user]) > len(pairs) and times[user][0] == of_user[0]
+            for time in set(of_user) - ({of_user[0]} if is_cut else set()):
+                here = [p for p, t in zip(pairs, of_user, strict=True) if t == time]
+                before = [p for p, t in zip(stored[user], of_user, strict=True) if t == time]
+                assert Counter(here) == Counter(before)
+                moved += here != before
+    assert moved > 5
+    for rank in (0, 1):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, current_epoch=0)
+        of_rank = events_read(task, list(data.train_dataloader()), step=1)
+        assert 0 < len(of_rank) < len(stored)
+        assert of_rank == {user: steps[1][user] for user in of_rank}
+
+
+@pytest.mark.parametrize("encoder", [SASRec, BERT4Rec])
+def test_every_step_has_other_negatives_and_masks_in_the_same_lookup(directory, encoder):
+    data = data_module(directory, "sequence", batch_size=16)
+    task = built_task(data, encoder, loss=SampledSoftmax(num_negatives=4), mask_share=0.5)
+    batch = next(iter(data.train_dataloader()))
+
+    def candidates(step):
+        *_, ids = looked_up(task, batch, step=step)["history.item_id"].to_dense()
+        return ids[: -4 * len(batch)].tolist(), ids[-4 * len(batch) :].tolist()
+
+    (targets, negatives), (other_targets, other_negatives) = candidates(0), candidates(1)
+    assert candidates(0) == (targets, negatives)
+    assert all(1 <= item < task.num_items for item in negatives)
+    assert negatives != other_negatives
+    histories = batch.sequences["history.item_id"].to_dense()
+    weights = batch.weights_B.tolist()
+    following = [
+        i * int(w) for h, w in zip(histories, weights, strict=True) for i in h[1:].tolist()
+    ]
+    assert (targets == following) == (encoder is SASRec)
+    assert (targets == other_targets) == (encoder is SASRec)
+
+
+# ------------------------------------------------------------------------------------- build
+def test_the_encoder_is_built_for_items_first_and_times_but_not_for_the_output(directory):
+    layouts = []
+
+    def encoder(layout):
+        layouts.append(layout)
+        return SASRec(layout)
+
+    for features in ("timed", "sequence"):
+        task = SequenceTask(encoder=encoder, item_output="separate", ks=KS)
+        task.build(data_module(directory, features).schema)
+    timed, plain = layouts
+    assert timed.sequences == {"history.item_id": 8, "history.device": 4}
+    assert list(timed.sequences) == ["history.item_id", "history.device"]
+    assert timed.has_times
+    assert plain.sequences == {"history.item_id": 8}
+    assert not plain.has_times
+
+
+def test_the_loss_is_the_encoders_own_unless_the_run_says_another(directory):
+    data = data_module(directory, "sequence")
+    assert isinstance(built_task(data, SASRec).loss, FullSoftmax)
+    assert isinstance(built_task(data, GSASRec).loss, GeneralizedBCE)
+    loss = SampledSoftmax()
+    assert built_task(data, GSASRec, loss=loss).loss is loss
