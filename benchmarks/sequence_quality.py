@@ -15,7 +15,7 @@ PUBLISHED = {
     "ml1m_sasrec": ".1821",
     "ml1m_esasrec": ".1772",
     "ml1m_hstu": ".1880",
-    "beauty_esasrec": ".0523",
+    "beauty_sasrec": ".0531",
 }
 
 EXPERIMENTS = {name: f"configs/experiment/{name}.yaml" for name in PUBLISHED}
