@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from features.spec import FullTable
-from recsys.data.collate import Ids, keyed_jagged
+from recsys.data.jagged import Ids, keyed_jagged
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.logical import LogicalTable, Reader

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from recsys.losses import SampledSoftmax
 from recsys.nn.dropout import Dropout
 from recsys.nn.hstu import Distances, HSTUBlock
-from recsys.nn.sequences import Questions, bucketize
+from recsys.nn.initial import initialize
+from recsys.nn.sequences import lay_out
 from recsys.nn.settings import SettingsCheck
 from recsys.nn.sides import SideProjections
 from recsys.protocols import SequenceEncoder
@@ -78,20 +79,17 @@ class HSTU(SequenceEncoder):
             for _ in range(num_blocks)
         )
         self.norm = nn.LayerNorm(width)
-        self.apply(_initialize)
+        self.apply(initialize)
 
     def forward(self, history: History, wanted_M: Tensor | None = None) -> Tensor:
         """Give hidden_MD: what each wanted token predicts."""
-        lengths_B = history.lengths_B
-        buckets = bucketize(
-            lengths_B,
+        buckets, questions = lay_out(
+            history.lengths_B,
             num_tokens=history.items_LD.shape[0],
+            wanted_M=wanted_M,
             max_length=self.max_length,
             where="HSTU",
         )
-        questions = None
-        if wanted_M is not None:
-            questions = Questions.of(wanted_M, lengths_B=lengths_B, buckets=buckets)
         hidden_LD = history.items_LD * self.item_scale + self.positions(buckets.from_end_L)
         hidden_LD = self.dropout(self.sides(hidden_LD, history.sides))
         times = {"times_L": history.times_L, "asked_at_L": history.asked_at_L}
@@ -101,14 +99,3 @@ class HSTU(SequenceEncoder):
         for block in earlier:
             hidden_LD = block(hidden_LD, buckets, everywhere)
         return self.norm(last(hidden_LD, buckets, at_last, questions))
-
-
-def _initialize(module: nn.Module) -> None:
-    """Weights from N(0, 0.02), as the public code has it; biases zero."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-    if isinstance(module, HSTUBlock):
-        nn.init.normal_(module.gap_bias, std=0.02)
-        nn.init.normal_(module.event_bias, std=0.02)

@@ -16,7 +16,8 @@ from recsys.nn.attention import BlockShape
 from recsys.nn.blocks import Block, LiGRBlock, PostNormBlock, PreNormBlock, SASRecBlock
 from recsys.nn.dropout import Dropout
 from recsys.nn.gaps import GapEmbedding
-from recsys.nn.sequences import Questions, bucketize
+from recsys.nn.initial import STD, initialize
+from recsys.nn.sequences import lay_out
 from recsys.nn.settings import SettingsCheck
 from recsys.nn.sides import SideProjections
 from recsys.protocols import Objective, SequenceEncoder, SequenceLoss
@@ -141,21 +142,18 @@ class SequenceTransformer(SequenceEncoder):
             self.projection = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
             self.item_bias_V = nn.Parameter(torch.zeros(layout.num_items))
         if objective == "cloze":
-            self.mask_D = nn.Parameter(nn.init.normal_(torch.empty(width), std=_STD))
-        self.apply(_initialize)
+            self.mask_D = nn.Parameter(nn.init.normal_(torch.empty(width), std=STD))
+        self.apply(initialize)
 
     def forward(self, history: History, wanted_M: Tensor | None = None) -> Tensor:
         """Give hidden_MD: what each wanted token predicts."""
-        lengths_B = history.lengths_B
-        buckets = bucketize(
-            lengths_B,
+        buckets, questions = lay_out(
+            history.lengths_B,
             num_tokens=history.items_LD.shape[0],
+            wanted_M=wanted_M,
             max_length=self.max_length,
             where=type(self).__name__,
         )
-        questions = None
-        if wanted_M is not None:
-            questions = Questions.of(wanted_M, lengths_B=lengths_B, buckets=buckets)
         hidden_LD = self.sides(history.items_LD * self.item_scale, history.sides)
         if self.gaps is not None:
             hidden_LD = hidden_LD + self.gaps(history)
@@ -169,7 +167,8 @@ class SequenceTransformer(SequenceEncoder):
 
     def mask(self, history: History, masked_L: Tensor) -> History:
         """Put the mask vector in place of the items, and zeros in place of what tells of them."""
-        assert self.mask_D is not None, "the cloze objective"
+        if self.mask_D is None:
+            return super().mask(history, masked_L)
         masked_L1 = masked_L.unsqueeze(1)
         return replace(
             history,
@@ -180,14 +179,3 @@ class SequenceTransformer(SequenceEncoder):
     def head(self, hidden_MD: Tensor) -> Tensor:
         """The hidden vector, or LN(GELU(W h + b))."""
         return hidden_MD if self.projection is None else self.projection(hidden_MD)
-
-
-_STD = 0.02
-
-
-def _initialize(module: nn.Module) -> None:
-    """Weights from N(0, 0.02), as BERT and all its heirs have it; biases zero."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recsys.nn.blocks import asking
 from recsys.nn.dropout import Dropout
 from recsys.nn.gaps import NUM_GAPS, gap_steps
+from recsys.nn.initial import STD
 from recsys.nn.sequences import LengthBuckets, Questions
 
 
@@ -99,8 +100,8 @@ class HSTUBlock(nn.Module):
         self.input_norm = nn.LayerNorm(width)
         self.gate_query = nn.Linear(width, 2 * inner_width, bias=False)
         self.key_value = nn.Linear(width, 2 * inner_width, bias=False)
-        self.gap_bias = nn.Parameter(torch.empty(NUM_GAPS + 1))
-        self.event_bias = nn.Parameter(torch.empty(max_length))
+        self.gap_bias = nn.Parameter(nn.init.normal_(torch.empty(NUM_GAPS + 1), std=STD))
+        self.event_bias = nn.Parameter(nn.init.normal_(torch.empty(max_length), std=STD))
         self.attended_norm = nn.LayerNorm(inner_width)
         self.dropout = Dropout(dropout)
         self.output = nn.Linear(inner_width, width)

@@ -189,6 +189,27 @@ def bucketize(lengths_B: Tensor, *, num_tokens: int, max_length: int, where: str
     return buckets
 
 
+def lay_out(
+    lengths_B: Tensor, *, num_tokens: int, wanted_M: Tensor | None, max_length: int, where: str
+) -> tuple[LengthBuckets, Questions | None]:
+    """The buckets of a batch, and the questions in them where not all tokens ask.
+
+    Args:
+        lengths_B: Tokens of each sequence.
+        num_tokens: Their sum.
+        wanted_M: Packed tokens that ask, in rising order; None: all.
+        max_length: Longest sequence that the model has a position for.
+        where: Name of the model, for the message.
+
+    Raises:
+        RunConfigError: a sequence is longer.
+    """
+    buckets = bucketize(lengths_B, num_tokens=num_tokens, max_length=max_length, where=where)
+    if wanted_M is None:
+        return buckets, None
+    return buckets, Questions.of(wanted_M, lengths_B=lengths_B, buckets=buckets)
+
+
 def places(lengths_B: Tensor, *, num_tokens: int) -> tuple[Tensor, Tensor]:
     """For each packed token the number of its sequence, and its place in it from 0."""
     ends_B = lengths_B.cumsum(0)

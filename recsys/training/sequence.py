@@ -14,7 +14,7 @@ from torch import Tensor
 from features.errors import FeatureConfigError, RunConfigError
 from features.schema import FeatureSchema
 from recsys.data.sequences import ItemSequence
-from recsys.losses import FullSoftmax, SampledLoss, full_softmax
+from recsys.losses import FullSoftmax, SampledLoss
 from recsys.metrics import CatalogueMetrics, rank_targets, remove_seen, top_k
 from recsys.nn.candidates import sampled_logits
 from recsys.nn.catalogue import catalogue_scores
@@ -186,7 +186,7 @@ class SequenceTask(Task):
         if isinstance(self.loss, FullSoftmax):
             vectors_MD = self._predict(inputs, wanted_L, self.embedder.sequences(inputs.keyed()))
             items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
-            loss = full_softmax(vectors_MD, items_VD, targets_M, bias_V=self.encoder.item_bias_V)
+            loss = self.loss(vectors_MD, items_VD, targets_M, bias_V=self.encoder.item_bias_V)
         else:
             loss = self._sampled_loss(inputs, wanted_L, targets_M, batch.users_B, tokens.lengths_B)
         loss = loss * self._share_of_targets(targets_M)
