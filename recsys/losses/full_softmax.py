@@ -54,13 +54,12 @@ def full_softmax(
         bias_V: Bias of each item.
         chunk: Positions whose logits are computed together.
     """
-    bias_K = items_VD.new_zeros(len(items_VD) - 1) if bias_V is None else bias_V[1:]
     # Sums over the catalogue want full precision, also under autocast.
     with torch.autocast(vectors_MD.device.type, enabled=False):
         return _FullSoftmax.apply(
             _full_precision(vectors_MD),
             _full_precision(items_VD[1:]),
-            _full_precision(bias_K),
+            None if bias_V is None else _full_precision(bias_V[1:]),
             targets_M - 1,
             chunk,
         )
@@ -76,8 +75,10 @@ class _FullSoftmax(torch.autograd.Function):
     The gradients of a chunk follow from its probabilities, so they are computed beside the loss:
     neither do the logits of all positions lie in memory together, nor are they computed twice.
 
-    Logits are kept in base 2, log2(e) times what they are in base e: the probabilities are the
-    same, and torch.exp2 takes half the time of torch.exp on a CPU.
+    Every pass over a chunk's logits counts. So they are kept in base 2, log2(e) times what they
+    are in base e: the probabilities are the same, and torch.exp2 takes half the time of torch.exp
+    on a CPU. Their normalizers divide the gradients instead of the probabilities, and the targets'
+    part of the gradients is added in the end.
     """
 
     @staticmethod
@@ -85,40 +86,46 @@ class _FullSoftmax(torch.autograd.Function):
         ctx: Any,
         vectors_MD: Tensor,
         items_KD: Tensor,
-        bias_K: Tensor,
+        bias_K: Tensor | None,
         targets_M: Tensor,
         chunk: int,
     ) -> Tensor:
-        is_known_M = targets_M >= 0
-        num_known = is_known_M.sum().clamp(min=1)
-        total = vectors_MD.new_zeros(())
-        grad_vectors_MD = torch.zeros_like(vectors_MD)
+        weight_M = (targets_M >= 0).to(vectors_MD.dtype)
+        weight_M /= weight_M.sum().clamp(min=1)
+        target_M = targets_M.clamp(min=0)
+        scaled_MD = vectors_MD * _LOG2_E
+        scaled_bias_K = None if bias_K is None else bias_K * _LOG2_E
+        log_normalizers_M = torch.empty_like(weight_M)
+        grad_vectors_MD = torch.empty_like(vectors_MD)
         grad_items_KD = torch.zeros_like(items_KD)
-        grad_bias_K = torch.zeros_like(bias_K)
-        scaled_MD, scaled_bias_K = vectors_MD * _LOG2_E, bias_K * _LOG2_E
-        for start in range(0, len(targets_M), chunk):
+        grad_bias_K = None if bias_K is None else torch.zeros_like(bias_K)
+        for start in range(0, len(target_M), chunk):
             part = slice(start, start + chunk)
-            is_known_P1 = is_known_M[part].unsqueeze(1).to(vectors_MD.dtype)
-            targets_P1 = targets_M[part].clamp(min=0).unsqueeze(1)
-            logits_PK = torch.addmm(scaled_bias_K, scaled_MD[part], items_KD.T)
-            target_P1 = logits_PK.gather(1, targets_P1)
+            if scaled_bias_K is None:
+                logits_PK = scaled_MD[part] @ items_KD.T
+            else:
+                logits_PK = torch.addmm(scaled_bias_K, scaled_MD[part], items_KD.T)
             highest_P1 = logits_PK.amax(1, keepdim=True)
-            logits_PK.sub_(highest_P1).exp2_()
-            normalizer_P1 = logits_PK.sum(1, keepdim=True)
-            losses_P1 = (normalizer_P1.log2() + (highest_P1 - target_P1)) / _LOG2_E
-            total += (losses_P1 * is_known_P1).sum()
-            # probability minus one at the target: the gradient of the logits in base e
-            grad_PK = logits_PK.mul_(is_known_P1 / normalizer_P1)
-            grad_PK.scatter_add_(1, targets_P1, -is_known_P1)
-            grad_vectors_MD[part] = grad_PK @ items_KD
-            grad_items_KD.addmm_(grad_PK.T, vectors_MD[part])
-            grad_bias_K += grad_PK.sum(0)
-        ctx.save_for_backward(
-            grad_vectors_MD / num_known, grad_items_KD / num_known, grad_bias_K / num_known
-        )
-        return total / num_known
+            powers_PK = logits_PK.sub_(highest_P1).exp2_()
+            normalizer_P1 = powers_PK.sum(1, keepdim=True)
+            log_normalizers_M[part] = (normalizer_P1.log2() + highest_P1).squeeze(1) / _LOG2_E
+            scale_P1 = weight_M[part].unsqueeze(1) / normalizer_P1
+            grad_vectors_MD[part] = (powers_PK @ items_KD) * scale_P1
+            grad_items_KD.addmm_(powers_PK.T, vectors_MD[part] * scale_P1)
+            if grad_bias_K is not None:
+                grad_bias_K.addmv_(powers_PK.T, scale_P1.squeeze(1))
+        target_items_MD = items_KD[target_M]
+        logits_M = (vectors_MD * target_items_MD).sum(1)
+        grad_vectors_MD.addcmul_(target_items_MD, weight_M.unsqueeze(1), value=-1)
+        grad_items_KD.index_add_(0, target_M, vectors_MD * weight_M.unsqueeze(1), alpha=-1)
+        if bias_K is not None and grad_bias_K is not None:
+            logits_M += bias_K[target_M]
+            grad_bias_K.index_add_(0, target_M, weight_M, alpha=-1)
+        ctx.save_for_backward(grad_vectors_MD, grad_items_KD, grad_bias_K)
+        return ((log_normalizers_M - logits_M) * weight_M).sum()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
-        return *(grad * saved for saved in ctx.saved_tensors), None, None
+        grads = (None if saved is None else grad * saved for saved in ctx.saved_tensors)
+        return *grads, None, None
