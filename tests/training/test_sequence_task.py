@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training.runs import data_module, write_inputs
 
-from models import BERT4Rec, GSASRec, SASRec
-from recsys.losses import FullSoftmax, GeneralizedBCE, SampledSoftmax
+from models import HSTU, BERT4Rec, ESASRec, GSASRec, SASRec
+from recsys.losses import BinaryCrossEntropy, FullSoftmax, GeneralizedBCE, SampledSoftmax
 from recsys.nn.tokens import Tokens
 from recsys.tables import embedder
 from recsys.tables.config import TablesConfig
@@ -234,3 +234,36 @@ def test_the_loss_is_the_encoders_own_unless_the_run_says_another(directory):
     assert isinstance(built_task(data, GSASRec).loss, GeneralizedBCE)
     loss = SampledSoftmax()
     assert built_task(data, GSASRec, loss=loss).loss is loss
+
+
+# --------------------------------------------------------------------------------- precision
+LOSSES = {
+    "full": FullSoftmax,
+    "softmax": lambda: SampledSoftmax(num_negatives=5, log_q=True),
+    "bce": lambda: BinaryCrossEntropy(num_negatives=2),
+    "gbce": lambda: GeneralizedBCE(num_negatives=5),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("encoder", [SASRec, ESASRec, BERT4Rec, HSTU])
+def test_a_step_under_bf16_autocast_is_the_full_precision_one_rounded(directory, encoder, loss):
+    data = data_module(directory, "timed", batch_size=16)
+    batch = next(iter(data.train_dataloader()))
+
+    def gradients(dtype):
+        task = built_task(data, encoder, loss=LOSSES[loss]())
+        task.trainer = SimpleNamespace(
+            world_size=1, global_step=0, log_every_n_steps=10**9, is_last_batch=False
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            value = task.training_step(batch, 0)
+        value.backward()
+        found = {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
+        return value.detach(), torch.cat([grad.flatten() for grad in found.values()])
+
+    (value, exact), (rounded_value, rounded) = gradients(torch.float32), gradients(torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded_value, value, rtol=0.02, atol=0)
+    assert torch.cosine_similarity(exact, rounded, dim=0) > 0.99
