@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from features.spec import FullTable
+from features.table_spec import FullTable
 from recsys.data.jagged import Ids, keyed_jagged
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder

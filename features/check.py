@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.sizes import format_bytes, parse_bytes
-from features.spec import FeatureSet, Sequence, SizedTable
+from features.spec import FeatureSet, Sequence
+from features.table_spec import SizedTable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -22,16 +22,13 @@ from features.spec import (
     EmbeddedFeature,
     Entity,
     EventSource,
-    FullTable,
     HashEncoding,
     Label,
     Sequence,
-    SizedTable,
-    Table,
-    UnifiedTable,
 )
 from features.split_spec import ColumnSplit, LeaveOneOutSplit, RandomSplit, TemporalSplit
 from features.sql import parse_sql
+from features.table_spec import FullTable, SizedTable, Table, UnifiedTable
 from features.times import utc_naive
 
 YamlPath = tuple[str | int, ...]

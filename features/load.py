@@ -20,8 +20,8 @@ from features.spec import (
     FeatureSet,
     Label,
     Split,
-    Table,
 )
+from features.table_spec import Table
 from features.yaml_tree import YamlTree, parse_yaml
 
 YamlPath = tuple[str | int, ...]

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from features.spec_base import Scalar, Spec
 from features.split_spec import RandomSplit, Split
+from features.table_spec import FullTable, Table
 
 
 # ---------------------------------------------------------------------------- where data lies
@@ -64,51 +65,6 @@ class Label(Spec):
     """SQL expression giving 0/1 or a boolean. None: the column called `name`."""
     where: str | None = None
     """SQL condition; events for which it does not hold are no examples, yet stay in histories."""
-
-
-# ------------------------------------------------------------------------------------ tables
-class TableBase(Spec):
-    """What every stored table has, whatever its scheme."""
-
-    dim: Annotated[int, Field(ge=1)] | None = None
-    """Width of one looked-up row. None: that of `defaults`."""
-
-
-class FullTable(TableBase):
-    """A row of its own for every id of every feature that reads the table."""
-
-    scheme: Literal["full"] = "full"
-
-
-class SizedTable(TableBase):
-    """A table whose size is a choice: a number of rows, or the bytes it may take."""
-
-    rows: Annotated[int, Field(ge=1)] | None = None
-    budget: str | int | None = None
-    """Bytes of all trainable lookup parameters, as a number or '12.5MB', '800 kB', '2 GiB'."""
-
-    @model_validator(mode="after")
-    def _rows_or_budget(self) -> SizedTable:
-        if (self.rows is None) == (self.budget is None):
-            got = "neither" if self.rows is None else "both"
-            raise ValueError(f"rows: needs exactly one of rows and budget, got {got}")
-        return self
-
-
-class HashTable(SizedTable):
-    """Feature hashing: id -> hash(id) mod rows; several features get a block of rows each."""
-
-    scheme: Literal["hash"]
-
-
-class UnifiedTable(SizedTable):
-    """Feature multiplexing: features share all rows, each (feature, probe) by its own hash."""
-
-    scheme: Literal["unified"]
-    seed: int = 0
-
-
-Table = Annotated[FullTable | HashTable | UnifiedTable, Field(discriminator="scheme")]
 
 
 # ---------------------------------------------------------------------------------- encodings

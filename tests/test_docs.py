@@ -29,7 +29,8 @@ from train import main
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {file.stem: file.read_text() for file in FILES}
-FEATURE_FILE, TRAINING, SCORING = (PAGES[n] for n in ("feature_file", "training", "scoring"))
+FEATURE_FILE = PAGES["feature_file"] + PAGES["tables"]
+TRAINING, SCORING = PAGES["training"], PAGES["scoring"]
 REQUIRED = inspect.Parameter.empty
 yaml = YAML(typ="safe", pure=True)
 
@@ -94,7 +95,16 @@ PLACES = {
     "FullTable": ("tables", ""),
     "SizedTable": ("tables", ""),
     "HashTable": ("tables", ""),
-    "UnifiedTable": ("tables", ""),
+    "UnifiedTable": ("tables", "unified."),
+    "MultiplexedTable": ("tables", ""),
+    "MultihashTable": ("tables", "multihash."),
+    "PQTable": ("tables", "pq."),
+    "QRTable": ("tables", "qr."),
+    "RobeTable": ("tables", "robe."),
+    "HashedNetTable": ("tables", "hashednet."),
+    "TTTable": ("tables", "tt."),
+    "DHETable": ("tables", "dhe."),
+    "MixedDimTable": ("tables", "mixed_dim."),
     "VocabEncoding": ("features", "vocab."),
     "HashEncoding": ("features", "hash."),
     "IdentityEncoding": ("features", "identity."),

@@ -2,26 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from features.errors import FeatureConfigError
 from features.sizes import parse_bytes
-from features.spec import SizedTable
+from features.table_spec import SizedTable
+from recsys.tables.logical import LogicalTable
 from recsys.tables.scheme import BYTES_PER_NUMBER
 
 
-def rows_for(spec: SizedTable, *, dim: int, name: str) -> int:
-    """Number of rows of a one-matrix scheme: as given, or the most that a byte budget holds.
+def numbers_for(table: LogicalTable) -> int:
+    """How many trainable 32-bit numbers a table may have: those of its rows, or of its bytes."""
+    spec = table.spec
+    assert isinstance(spec, SizedTable)
+    if spec.rows is not None:
+        return spec.rows * table.dim
+    assert spec.budget is not None, "checked when the feature file is read"
+    return parse_bytes(spec.budget) // BYTES_PER_NUMBER
+
+
+def largest_size(
+    table: LogicalTable, *, numbers_of: Callable[[int], int], most: int | None = None
+) -> int:
+    """The largest size, from 1 on, whose numbers the table may have.
+
+    Args:
+        table: Its rows or budget count.
+        numbers_of: Trainable numbers of a size; they never fall as it grows.
+        most: A larger size is of no use. None: there is no such limit.
 
     Raises:
-        FeatureConfigError: the budget does not hold a single row.
+        FeatureConfigError: not even size 1 has room.
     """
-    if spec.rows is not None:
-        return spec.rows
-    assert spec.budget is not None, "checked when the feature file is read"
-    row_bytes = dim * BYTES_PER_NUMBER
-    num_rows = parse_bytes(spec.budget) // row_bytes
-    if num_rows < 1:
-        raise FeatureConfigError(
-            f"tables.{name}.budget: does not hold one row of {row_bytes} bytes, got "
-            f"{spec.budget!r}; allowed {row_bytes} bytes and up; raise it or lower dim"
-        )
-    return num_rows
+    allowed = numbers_for(table)
+    if numbers_of(1) > allowed:
+        raise too_small(table, least=numbers_of(1))
+    low, high = 1, 2
+    while (most is None or high <= most) and numbers_of(high) <= allowed:
+        low, high = high, 2 * high
+    if most is not None:
+        high = max(low + 1, min(high, most + 1))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if numbers_of(middle) <= allowed else (low, middle)
+    return low
+
+
+def rows_for(table: LogicalTable, *, row_width: int | None = None) -> int:
+    """Number of rows that the table may have.
+
+    Args:
+        table: Its rows or budget count.
+        row_width: Trainable numbers of one row. None: those of the table's width.
+
+    Raises:
+        FeatureConfigError: there is no room for a single row.
+    """
+    width = row_width or table.dim
+    return largest_size(table, numbers_of=lambda rows: rows * width)
+
+
+def too_small(table: LogicalTable, *, least: int) -> FeatureConfigError:
+    """What to raise where a table may have fewer numbers than the least that its scheme needs."""
+    spec = table.spec
+    assert isinstance(spec, SizedTable)
+    key, got = ("budget", spec.budget) if spec.rows is None else ("rows", spec.rows)
+    return FeatureConfigError(
+        f"tables.{table.name}.{key}: does not hold the least that scheme {table.spec.scheme} can "
+        f"store, got {got!r}; allowed {least * BYTES_PER_NUMBER} bytes and up; raise it or lower "
+        f"dim"
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from features.errors import RunConfigError, did_you_mean
+from features.errors import FeatureConfigError, RunConfigError, did_you_mean
 from recsys.tables.config import TablesConfig
 from recsys.tables.logical import LogicalTable, Reader
 from recsys.tables.pooling import pool
@@ -41,20 +41,22 @@ class Embedder(nn.Module):
         config: Where they live.
 
     Raises:
-        FeatureConfigError: a scheme cannot store its table.
+        FeatureConfigError: a scheme cannot store its table, or a sharded one has rows that fbgemm
+            cannot read.
         RunConfigError: the sharding names a table that is not sharded.
     """
 
     def __init__(self, tables: Sequence[LogicalTable], *, config: TablesConfig) -> None:
         super().__init__()
         self.config = config
-        self._schemes = tuple(build_scheme(table) for table in tables)
+        self._schemes = tuple(build_scheme(table, seed=config.seed) for table in tables)
         self.schemes = nn.ModuleDict({scheme.table.name: scheme for scheme in self._schemes})
         readers = sorted((r for t in tables for r in t.readers), key=lambda r: r.position)
         self.readers = {reader.key: reader for reader in readers}
         self.widths = {k: w for s in self._schemes for k, w in s.widths.items()}
         self.scheme_of = {r.key: table.name for table in tables for r in table.readers}
         self._build_stores()
+        _check_widths(self.sharded_tables())
         _check_sharding(config, [t.name for t in self.sharded_tables()])
 
     def forward(self, batch: Batch) -> Embedded:
@@ -103,15 +105,9 @@ class Embedder(nn.Module):
             looked_up = [self.sequences(_one_example(key, part))[key] for part in parts]
             return torch.cat([part.values_LD for part in looked_up])
         every_id = torch.arange(num_ids, device=device)
-        none = every_id[:0]
-        rows = scheme.remap(
-            {r.key: every_id if r.key == key else none for r in scheme.table.readers}
-        )
-        lookups = [x for x in scheme.lookups if x.reader == key]
-        ones = torch.ones_like(every_id)
-        read = self.replicated({x.name: Rows(rows[x.name], ones) for x in lookups})
-        empty = {x.name: read[lookups[0].name][:0] for x in scheme.lookups}
-        return scheme.combine({**empty, **read})[key]
+        ids = {r.key: every_id if r.key == key else every_id[:0] for r in scheme.table.readers}
+        rows = {name: Rows(of_lookup, every_id) for name, of_lookup in scheme.remap(ids).items()}
+        return scheme.combine(self.replicated(rows), ids)[key]
 
     def check_catalogue(self, key: str) -> str | None:
         """Why no loss can compare with the whole catalogue of a reader; None where one can."""
@@ -191,7 +187,9 @@ class Embedder(nn.Module):
             vectors |= self.get_submodule(place)(rows)
         combined: dict[str, Tensor] = {}
         for scheme in self._schemes:
-            combined |= scheme.combine({x.name: vectors[x.name] for x in scheme.lookups})
+            looked_up = {x.name: vectors[x.name] for x in scheme.lookups}
+            of_readers = {r.key: ids[r.key].values_L for r in scheme.table.readers}
+            combined |= scheme.combine(looked_up, of_readers)
         return combined
 
     def _readers_with_one_vector(self) -> frozenset[str]:
@@ -236,6 +234,18 @@ def _unpack(
 
 def _one_example(key: str, ids: Tensor) -> KeyedJaggedTensor:
     return KeyedJaggedTensor(keys=[key], values=ids, lengths=ids.new_tensor([len(ids)]))
+
+
+def _check_widths(sharded: Sequence[PhysicalTable]) -> None:
+    wrong = [
+        f"tables.{table.name}: fbgemm's rows have a multiple of 4 numbers, got a sharded table of "
+        f"{table.dim}; change the table's dim or scheme in the feature file, or set "
+        f"tables.dense_max_bytes of the run to {table.num_bytes} or more"
+        for table in sharded
+        if table.dim % 4
+    ]
+    if wrong:
+        raise FeatureConfigError(wrong)
 
 
 def _check_sharding(config: TablesConfig, sharded: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ _NUMBERS_PER_CHUNK = 1 << 22
 
 
 def initial_rows(table: PhysicalTable, *, seed: int) -> Tensor:
-    """The whole table, (V, D) float32, uniform in plus/minus its bound."""
+    """The whole table, (V, D) float32, uniform in plus/minus its bound around its mean."""
     weight_VD = torch.empty(table.num_rows, table.dim)
     fill_initial(weight_VD, table, seed=seed, first_row=0, first_column=0)
     return weight_VD
@@ -39,4 +39,4 @@ def fill_initial(
             high = min(low + chunk, weight.shape[0])
             rows = torch.arange(first_row + low, first_row + high, device=weight.device)
             counters = rows[:, None] * table.dim + columns + start
-            weight[low:high] = uniform_pm1(counters) * table.init_bound
+            weight[low:high] = uniform_pm1(counters) * table.init_bound + table.init_mean

@@ -8,7 +8,8 @@ from typing import Literal
 from features.columns import sequence_column
 from features.errors import FeatureConfigError
 from features.schema import FeatureSchema
-from features.spec import Bucketized, Categorical, Sequence, Table
+from features.spec import Bucketized, Categorical, Sequence
+from features.table_spec import Table
 
 Pooling = Literal["none", "sum", "mean"]
 

@@ -3,9 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from recsys.tables.blocks import Block
+from recsys.tables.hashing import hash_to_rows
+
+
+@dataclass(frozen=True)
+class HashedRead:
+    """One hash of a reader's ids.
+
+    Attributes:
+        name: Unique among those of a table.
+        reader: Key of the reader.
+        salt: Reads with different salts are independent.
+        block: Where the hash may fall.
+    """
+
+    name: str
+    reader: str
+    salt: int
+    block: Block
+
+
+class HashedReads(nn.Module):
+    """Hashes the ids of all reads of a table at once.
+
+    Args:
+        reads: At least one.
+    """
+
+    plan_R3: Tensor
+
+    def __init__(self, reads: Sequence[HashedRead]) -> None:
+        super().__init__()
+        self.reads = tuple(reads)
+        plan = [(read.salt, read.block.first, read.block.size) for read in reads]
+        plan_R3 = torch.tensor(plan, dtype=torch.int64)
+        self.register_buffer("plan_R3", plan_R3, persistent=False)
+
+    def forward(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """First of the block + hash(id; salt) mod its size, by read.
+
+        Args:
+            ids: By reader.
+        """
+        values, counts = concatenate(ids, [read.reader for read in self.reads])
+        salts, first, size = spread(self.plan_R3, counts)
+        rows = first + hash_to_rows(values, salts, size)
+        return dict(zip([read.name for read in self.reads], rows.split(counts), strict=True))
+
+
+def own_row(ids: Tensor, block: Block, *, feature: str) -> Tensor:
+    """Rows of ids that have one each.
+
+    Args:
+        ids: 0 ... size of the block - 1.
+        block: Where the rows lie.
+        feature: Whose ids they are, for the message.
+
+    Raises:
+        ValueError: there is no such row. Only on a CPU: elsewhere looking would wait for the
+            device, and the data layer's own check has to do.
+    """
+    # fbgemm reads row 0 for an id beyond the table, silently.
+    if ids.device.type == "cpu" and ids.numel():
+        low, high = (int(end) for end in torch.aminmax(ids))
+        if low < 0 or high >= block.size:
+            wrong = low if low < 0 else high
+            raise ValueError(
+                f"{feature}: id {wrong} is out of range; allowed 0 ... {block.size - 1}"
+            )
+    return ids + block.first
 
 
 def concatenate(ids: Mapping[str, Tensor], keys: Sequence[str]) -> tuple[Tensor, list[int]]:

@@ -18,6 +18,10 @@ from recsys.tables.logical import LogicalTable
 
 BYTES_PER_NUMBER = 4
 
+INIT_BOUND = 0.05
+"""The vector of an id starts with the variance of numbers uniform in plus/minus this, whatever the
+scheme. Coleman et al. (2023): N(0, 1) costs 5 points of AUC on ML-1M."""
+
 
 @dataclass(frozen=True)
 class PhysicalTable:
@@ -27,13 +31,15 @@ class PhysicalTable:
         name: Unique among all tables of a model; an identifier.
         num_rows: V.
         dim: D.
-        init_bound: Rows start uniform in plus/minus this.
+        init_bound: Rows start uniform in plus/minus this, around `init_mean`.
+        init_mean: 0, or 1 for rows that others are multiplied with.
     """
 
     name: str
     num_rows: int
     dim: int
-    init_bound: float = 0.05  # Coleman et al. (2023): N(0, 1) costs 5 points of AUC on ML-1M
+    init_bound: float = INIT_BOUND
+    init_mean: float = 0.0
 
     @property
     def num_bytes(self) -> int:
@@ -59,13 +65,16 @@ class Lookup:
 class Scheme(nn.Module, ABC):
     """How one logical table is stored.
 
+    Besides the physical tables it may have parameters of its own; these are small, replicated, and
+    trained by the dense optimiser.
+
     Attributes:
         table: The logical table.
-        physical_tables: What is stored; their bytes and the scheme's own parameters together
-            are what a byte budget counts.
+        physical_tables: What is stored.
         lookups: In the order `remap` gives them.
         widths: Width of the combined vector, by reader.
-        combines_linearly: Whether pooling several ids may come before `combine`.
+        combines_linearly: Whether pooling several ids may come before `combine`, which then gets
+            pooled vectors and must not look at the ids.
     """
 
     combines_linearly: ClassVar[bool] = True
@@ -93,8 +102,21 @@ class Scheme(nn.Module, ABC):
         """Rows by lookup, from ids by reader; both int64 and of the reader's length."""
 
     @abstractmethod
-    def combine(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One vector per id by reader, from the looked-up vectors by lookup."""
+    def combine(
+        self, vectors: Mapping[str, Tensor], ids: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """One vector per id by reader.
+
+        Args:
+            vectors: Looked up, by lookup.
+            ids: By reader, as `remap` got them.
+        """
+
+    @property
+    def num_bytes(self) -> int:
+        """All that training changes: physical tables and parameters of its own."""
+        own = sum(parameter.numel() for parameter in self.parameters())
+        return sum(table.num_bytes for table in self.physical_tables) + own * BYTES_PER_NUMBER
 
 
 def only(lookups: tuple[Lookup, ...], vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:

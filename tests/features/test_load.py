@@ -13,8 +13,9 @@ from ruamel.yaml import YAML
 from features.errors import FeatureConfigError
 from features.load import load_feature_set, parse_feature_set
 from features.sizes import format_bytes, parse_bytes
-from features.spec import FullTable, HashEncoding, UnifiedTable, VocabEncoding
+from features.spec import HashEncoding, VocabEncoding
 from features.split_spec import LeaveOneOutSplit, TemporalSplit
+from features.table_spec import FullTable, UnifiedTable
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "features").glob("*.yaml"))
 HEAD = "sources: {events: e.parquet}\n"
@@ -115,8 +116,8 @@ def test_every_mistake_is_reported_at_once():
         "f.yaml:5: split.kind: unknown kind, got 'randm'; allowed random, temporal, "
         "leave_one_out, column; did you mean 'random'?",
         "f.yaml:7: tables.shared.dim: must be at least 1, got 0",
-        "f.yaml:7: tables.shared.row: unknown key; allowed budget, dim, rows, scheme, seed; "
-        "did you mean 'rows'?",
+        "f.yaml:7: tables.shared.row: unknown key; allowed budget, dim, num_tables, rows, scheme, "
+        "seed; did you mean 'rows'?",
         "f.yaml:9: features.hour.colum: unknown key; allowed column, dim, encoding, expr, fill, "
         "kind, like, name, pooling, probes, split, table; did you mean 'column'?",
         "f.yaml:9: features.hour.table: unknown table, got 'share'; allowed shared; "

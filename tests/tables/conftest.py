@@ -2,9 +2,39 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from features.spec import FullTable, HashTable, UnifiedTable
+from features.table_spec import (
+    DHETable,
+    FullTable,
+    HashedNetTable,
+    HashTable,
+    MixedDimTable,
+    MultihashTable,
+    PQTable,
+    QRTable,
+    RobeTable,
+    TTTable,
+    UnifiedTable,
+)
 from recsys.tables.logical import LogicalTable, Reader
 from recsys.types import Batch
+
+# Every scheme a feature file may name, with sizes that leave room for collisions.
+SPECS = {
+    "full": FullTable(),
+    "hash": HashTable(scheme="hash", rows=40),
+    "unified": UnifiedTable(scheme="unified", rows=40),
+    "unified in turns": UnifiedTable(scheme="unified", rows=40, num_tables=2),
+    "multihash": MultihashTable(scheme="multihash", rows=40),
+    "multihash of many": MultihashTable(scheme="multihash", rows=4),
+    "pq": PQTable(scheme="pq", rows=40, num_chunks=2),
+    "qr": QRTable(scheme="qr", rows=40),
+    "qr of many": QRTable(scheme="qr", rows=8),
+    "robe": RobeTable(scheme="robe", rows=40, block=2),
+    "hashednet": HashedNetTable(scheme="hashednet", rows=40),
+    "tt": TTTable(scheme="tt", rows=40),
+    "dhe": DHETable(scheme="dhe", rows=40, num_layers=2),
+    "mixed_dim": MixedDimTable(scheme="mixed_dim", rows=80),
+}
 
 
 def reader(key, position=0, *, namespace=None, num_ids=100, probes=1, pooling="mean", many=False):

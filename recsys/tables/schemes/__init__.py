@@ -4,23 +4,62 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from features.spec import FullTable, HashTable, UnifiedTable
+import torch
+
+from features import table_spec
+from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
 from recsys.tables.scheme import Scheme
+from recsys.tables.schemes.dhe import DHEScheme
 from recsys.tables.schemes.full import FullScheme
 from recsys.tables.schemes.hash import HashScheme
+from recsys.tables.schemes.hashednet import HashedNetScheme
+from recsys.tables.schemes.mixed_dim import MixedDimScheme
+from recsys.tables.schemes.multihash import MultihashScheme
+from recsys.tables.schemes.pq import PQScheme
+from recsys.tables.schemes.qr import QRScheme
+from recsys.tables.schemes.robe import RobeScheme
+from recsys.tables.schemes.tt import TTScheme
 from recsys.tables.schemes.unified import UnifiedScheme
 
 
-def build_scheme(table: LogicalTable) -> Scheme:
-    """The scheme that the feature file names for a table."""
+def build_scheme(table: LogicalTable, *, seed: int = 0) -> Scheme:
+    """The scheme that the feature file names for a table.
+
+    Args:
+        table: The logical table.
+        seed: Of the first values of the scheme's own parameters; those of physical tables come
+            with the stores.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(salt("scheme", seed, table.name) & 0x7FFFFFFF)
+        return _build(table)
+
+
+def _build(table: LogicalTable) -> Scheme:
     spec = table.spec
     match spec:
-        case FullTable():
+        case table_spec.FullTable():
             return FullScheme(table)
-        case HashTable():
-            return HashScheme(table, spec=spec)
-        case UnifiedTable():
+        case table_spec.HashTable():
+            return HashScheme(table)
+        case table_spec.UnifiedTable():
             return UnifiedScheme(table, spec=spec)
+        case table_spec.MultihashTable():
+            return MultihashScheme(table, spec=spec)
+        case table_spec.PQTable():
+            return PQScheme(table, spec=spec)
+        case table_spec.QRTable():
+            return QRScheme(table, spec=spec)
+        case table_spec.RobeTable():
+            return RobeScheme(table, spec=spec)
+        case table_spec.HashedNetTable():
+            return HashedNetScheme(table, spec=spec)
+        case table_spec.TTTable():
+            return TTScheme(table)
+        case table_spec.DHETable():
+            return DHEScheme(table, spec=spec)
+        case table_spec.MixedDimTable():
+            return MixedDimScheme(table)
         case _:
             assert_never(spec)

@@ -3,78 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from features.spec import UnifiedTable
+from features.table_spec import UnifiedTable
+from recsys.tables.blocks import Block
 from recsys.tables.budget import rows_for
-from recsys.tables.hashing import hash_to_rows, salt
+from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable, Reader
-from recsys.tables.readers import concatenate, spread
+from recsys.tables.readers import HashedRead, HashedReads
 from recsys.tables.scheme import Lookup, PhysicalTable, Scheme
 
 
 class UnifiedScheme(Scheme):
-    """One physical table for all readers; a reader's vector is its probes' rows side by side.
+    """All rows for all readers; a reader's vector is its probes' rows side by side.
 
     The salt is made of the feature's name, not of its place in the file, so that features may
-    come and go without moving the others.
+    come and go without moving the others. With several physical tables, which all have the same
+    size, the probes of all features take turns in them in the order of the file; there an edit of
+    the file does move features.
 
     Args:
         table: The logical table.
-        spec: Its rows or budget, and its seed.
+        spec: Its rows or budget, its seed, and how many physical tables it is cut into.
 
-    Source: Coleman et al., Unified Embedding (2023), https://arxiv.org/abs/2305.12102, section 3.
+    Source: Coleman et al., Unified Embedding (2023), https://arxiv.org/abs/2305.12102, section 3;
+    taking turns: the UnifiedEmbedding layer of TensorFlow Recommenders.
     """
 
-    salts_R1: Tensor
-
     def __init__(self, table: LogicalTable, *, spec: UnifiedTable) -> None:
-        physical = PhysicalTable(
-            table.name, num_rows=rows_for(spec, dim=table.dim, name=table.name), dim=table.dim
-        )
+        width = spec.num_tables * table.dim
+        num_rows = rows_for(table, row_width=width)
+        names = [table.name]
+        if spec.num_tables > 1:
+            names = [f"{table.name}@{number}" for number in range(spec.num_tables)]
+        self.turns = _turns(table, num_tables=spec.num_tables)
+        probes = [(r, probe) for r in table.readers for probe in range(r.probes)]
         super().__init__(
             table,
-            physical_tables=(physical,),
+            physical_tables=tuple(PhysicalTable(n, num_rows, table.dim) for n in names),
             lookups=tuple(
-                Lookup(_probe_name(r, probe), r.key, physical.name)
-                for r in table.readers
-                for probe in range(r.probes)
+                Lookup(_name(r, probe), r.key, names[self.turns[r.namespace, probe]])
+                for r, probe in probes
             ),
             widths={r.key: r.probes * table.dim for r in table.readers},
         )
         self.seed = spec.seed
-        salts = [
-            [salt("unified", spec.seed, r.namespace, probe)]
-            for r in table.readers
-            for probe in range(r.probes)
-        ]
-        self.register_buffer("salts_R1", torch.tensor(salts, dtype=torch.int64), persistent=False)
+        everywhere = Block(0, num_rows)
+        self.reads = HashedReads(
+            [
+                HashedRead(
+                    _name(r, probe),
+                    r.key,
+                    salt("unified", spec.seed, r.namespace, probe),
+                    everywhere,
+                )
+                for r, probe in probes
+            ]
+        )
 
     def row_meaning(self) -> dict[str, Any]:
-        """The seed; features come and go without moving the others."""
-        return {"scheme": "unified", "seed": self.seed}
+        """The seed, and whose turn it is in which of several tables."""
+        meaning: dict[str, Any] = {"scheme": "unified", "seed": self.seed}
+        if len(self.physical_tables) > 1:
+            meaning["turns"] = [[*probe, table] for probe, table in sorted(self.turns.items())]
+        return meaning
 
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """hash(id; feature, probe) mod rows."""
-        values, counts = concatenate(ids, [lookup.reader for lookup in self.lookups])
-        (salts,) = spread(self.salts_R1, counts)
-        rows = hash_to_rows(values, salts, self.physical_tables[0].num_rows)
-        names = [lookup.name for lookup in self.lookups]
-        return dict(zip(names, rows.split(counts), strict=True))
+        return self.reads(ids)
 
-    def combine(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def combine(
+        self, vectors: Mapping[str, Tensor], ids: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Concatenate the probes."""
-        return {r.key: _concatenated_probes(r, vectors) for r in self.table.readers}
+        return {r.key: _side_by_side(r, vectors) for r in self.table.readers}
 
 
-def _concatenated_probes(reader: Reader, vectors: Mapping[str, Tensor]) -> Tensor:
+def _turns(table: LogicalTable, *, num_tables: int) -> dict[tuple[str, int], int]:
+    """Number of the physical table of each (feature, probe)."""
+    turn, turns = count(), {}
+    for reader in table.readers:
+        for probe in range(reader.probes):
+            if (reader.namespace, probe) not in turns:
+                turns[reader.namespace, probe] = next(turn) % num_tables
+    return turns
+
+
+def _side_by_side(reader: Reader, vectors: Mapping[str, Tensor]) -> Tensor:
     if reader.probes == 1:
-        return vectors[_probe_name(reader, 0)]
-    return torch.cat([vectors[_probe_name(reader, p)] for p in range(reader.probes)], dim=1)
+        return vectors[_name(reader, 0)]
+    return torch.cat([vectors[_name(reader, p)] for p in range(reader.probes)], dim=1)
 
 
-def _probe_name(reader: Reader, probe: int) -> str:
+def _name(reader: Reader, probe: int) -> str:
     return reader.key if probe == 0 else f"{reader.key}@{probe}"

@@ -1,0 +1,137 @@
+"""How a table is stored: the part of the feature file that a person changes by one word."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from features.spec_base import Spec
+
+
+class TableBase(Spec):
+    """What every stored table has, whatever its scheme."""
+
+    dim: Annotated[int, Field(ge=1)] | None = None
+    """Width of the vector of an id. None: that of `defaults`."""
+
+
+class FullTable(TableBase):
+    """A row of its own for every id of every feature that reads the table."""
+
+    scheme: Literal["full"] = "full"
+
+
+class SizedTable(TableBase):
+    """A table whose size is a choice: the bytes it may take, or as many as rows of its width do."""
+
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """Rows of `dim` numbers; a scheme without such rows may take as many bytes."""
+    budget: str | int | None = None
+    """Bytes of all trainable lookup parameters, as a number or '12.5MB', '800 kB', '2 GiB'."""
+
+    @model_validator(mode="after")
+    def _rows_or_budget(self) -> SizedTable:
+        if (self.rows is None) == (self.budget is None):
+            got = "neither" if self.rows is None else "both"
+            raise ValueError(f"rows: needs exactly one of rows and budget, got {got}")
+        return self
+
+
+class HashTable(SizedTable):
+    """Feature hashing: id -> hash(id) mod rows; several features get a block of rows each."""
+
+    scheme: Literal["hash"]
+
+
+class UnifiedTable(SizedTable):
+    """Feature multiplexing: features share all rows, each (feature, probe) by its own hash."""
+
+    scheme: Literal["unified"]
+    seed: int = 0
+    num_tables: Annotated[int, Field(ge=1)] = 1
+    """Tables that the rows are cut into; the probes of all features take turns in them."""
+
+
+class MultiplexedTable(SizedTable):
+    """A scheme that several features can share."""
+
+    multiplexed: bool = True
+    """Whether features share all of it, each by hashes of its own; else each has a part of it, in
+    proportion to its ids."""
+    seed: int = 0
+
+
+class MultihashTable(MultiplexedTable):
+    """Hash embeddings: a weighted sum of several rows, the weights learned per id."""
+
+    scheme: Literal["multihash"]
+    num_hashes: Annotated[int, Field(ge=2)] = 2
+    """Rows of an id."""
+
+
+class PQTable(MultiplexedTable):
+    """Random product quantisation: chunks of a vector, each from a row of its own."""
+
+    scheme: Literal["pq"]
+    num_chunks: Annotated[int, Field(ge=2)] = 4
+    """Chunks, side by side; they divide the width."""
+
+
+class QRTable(MultiplexedTable):
+    """Quotient and remainder: the product of two rows, which tell all ids apart."""
+
+    scheme: Literal["qr"]
+
+
+class RobeTable(MultiplexedTable):
+    """Windows on one array of numbers, each placed by a hash."""
+
+    scheme: Literal["robe"]
+    block: Annotated[int, Field(ge=1)] = 8
+    """Numbers that lie side by side."""
+
+
+class HashedNetTable(MultiplexedTable):
+    """Every number of a vector is a number of one array, with a sign, both by hashes."""
+
+    scheme: Literal["hashednet"]
+
+
+class TTTable(SizedTable):
+    """Tensor train: the product of three small cores, chosen by the digits of an id."""
+
+    scheme: Literal["tt"]
+
+
+class DHETable(SizedTable):
+    """Deep hash embedding: a network turns many hashes of an id into its vector."""
+
+    scheme: Literal["dhe"]
+    num_hashes: Annotated[int, Field(ge=1)] | None = None
+    """Hashes of an id, the network's input. None: as many as the hidden layers are wide."""
+    num_layers: Annotated[int, Field(ge=1)] = 5
+    """Hidden layers; the budget gives their width."""
+    seed: int = 0
+
+
+class MixedDimTable(SizedTable):
+    """Mixed dimensions: features with many ids have narrow rows, brought to the width."""
+
+    scheme: Literal["mixed_dim"]
+
+
+Table = Annotated[
+    FullTable
+    | HashTable
+    | UnifiedTable
+    | MultihashTable
+    | PQTable
+    | QRTable
+    | RobeTable
+    | HashedNetTable
+    | TTTable
+    | DHETable
+    | MixedDimTable,
+    Field(discriminator="scheme"),
+]

@@ -1,0 +1,85 @@
+"""Which part of a structure each feature may reach: all of it, or a block of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from features.errors import FeatureConfigError
+from recsys.tables.logical import LogicalTable
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows, or single numbers, `first` ... `first + size - 1`."""
+
+    first: int
+    size: int
+
+
+def blocks(
+    table: LogicalTable, size: int, *, multiplexed: bool, least: int = 1
+) -> dict[str, Block]:
+    """The block of each feature that has ids of its own.
+
+    Args:
+        table: Read by the features.
+        size: Of the structure.
+        multiplexed: Whether all features share all of it; else blocks are in proportion to the
+            features' ids and add up to the whole, as the separate tables of Coleman et al.,
+            Unified Embedding (2023), https://arxiv.org/abs/2305.12102.
+        least: Rows of the smallest block.
+
+    Raises:
+        FeatureConfigError: features of unknown cardinality want blocks of their own, or there are
+            more features than rows.
+    """
+    num_ids = table.num_ids_per_namespace()
+    if multiplexed or len(num_ids) == 1:
+        return dict.fromkeys(num_ids, Block(0, size))
+    unbounded = [name for name, count in num_ids.items() if count is None]
+    if unbounded:
+        raise FeatureConfigError(
+            f"tables.{table.name}: a {table.spec.scheme} table read by several features gives each "
+            f"its share of the rows, got features of unknown cardinality: {', '.join(unbounded)}; "
+            f"give their hash encoding a size, or take a unified table"
+        )
+    if size < least * len(num_ids):
+        each = "a row" if least == 1 else f"{least} rows"
+        raise FeatureConfigError(
+            f"tables.{table.name}: needs {each} for each of its {len(num_ids)} features, got "
+            f"{size} rows; raise rows or budget"
+        )
+    return _proportional({name: count or 0 for name, count in num_ids.items()}, size, least)
+
+
+def own_rows(table: LogicalTable) -> dict[str, Block] | None:
+    """A block with a row for every id of each feature; None where some have any number of ids."""
+    found, first = {}, 0
+    for name, count in table.num_ids_per_namespace().items():
+        if count is None:
+            return None
+        found[name] = Block(first, count)
+        first += count
+    return found
+
+
+def as_lists(of_features: Mapping[str, Block]) -> dict[str, list[int]]:
+    """Blocks as JSON."""
+    return {name: [block.first, block.size] for name, block in of_features.items()}
+
+
+def _proportional(counts: Mapping[str, int], size: int, least: int) -> dict[str, Block]:
+    total, left = sum(counts.values()), size
+    sizes: dict[str, int] = {}
+    # From the smallest on, so that rounding up is paid by the largest feature.
+    for position, name in enumerate(sorted(counts, key=lambda n: (counts[n], n))):
+        others = len(counts) - position - 1
+        share = round(counts[name] * size / total)
+        sizes[name] = left if others == 0 else max(least, min(share, left - least * others))
+        left -= sizes[name]
+    found, first = {}, 0
+    for name in counts:
+        found[name] = Block(first, sizes[name])
+        first += sizes[name]
+    return found

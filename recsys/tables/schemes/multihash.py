@@ -1,0 +1,118 @@
+"""Hash embeddings: a weighted sum of several rows, whose weights are learned per id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import sqrt
+from typing import Any
+
+from torch import Tensor
+
+from features.table_spec import MultihashTable
+from recsys.tables.blocks import as_lists, blocks, own_rows
+from recsys.tables.budget import numbers_for, too_small
+from recsys.tables.hashing import salt
+from recsys.tables.logical import LogicalTable
+from recsys.tables.readers import HashedRead, HashedReads, own_row
+from recsys.tables.scheme import Lookup, PhysicalTable, Scheme
+
+
+class MultihashScheme(Scheme):
+    """Sum of k rows of one table, each times one of the k numbers of a row of another.
+
+    The table of weights has a row for every id where that takes at most half of the numbers;
+    otherwise half of them are rows for hashes of the ids.
+
+    Args:
+        table: The logical table.
+        spec: Its rows or budget, and the number of hashes.
+
+    Raises:
+        FeatureConfigError: there is no room for a row of each.
+
+    Source: Svenstrup et al., Hash Embeddings (2017), https://arxiv.org/abs/1709.03933, section 2.
+
+    Differs from the paper: weights start uniform with variance 1 / k, so that vectors start with
+    the variance of the rows.
+    """
+
+    combines_linearly = False
+
+    def __init__(self, table: LogicalTable, *, spec: MultihashTable) -> None:
+        k = spec.num_hashes
+        allowed = numbers_for(table)
+        own = own_rows(table)
+        has_own = own is not None and sum(b.size for b in own.values()) * k <= allowed // 2
+        num_weights = sum(b.size for b in own.values()) if has_own and own else allowed // 2 // k
+        num_rows = (allowed - num_weights * k) // table.dim
+        if num_rows < 1 or num_weights < 1:
+            raise too_small(table, least=2 * max(k, table.dim))
+        names = rows_name, weights_name = table.name, f"{table.name}@weights"
+        super().__init__(
+            table,
+            physical_tables=(
+                PhysicalTable(rows_name, num_rows, table.dim),
+                PhysicalTable(weights_name, num_weights, k, init_bound=sqrt(3 / k)),
+            ),
+            lookups=tuple(
+                Lookup(f"{r.key}@{place}", r.key, names[place == k])
+                for r in table.readers
+                for place in range(k + 1)
+            ),
+            widths={r.key: table.dim for r in table.readers},
+        )
+        self.spec = spec
+        self.rows = blocks(table, num_rows, multiplexed=spec.multiplexed)
+        self.weights = blocks(table, num_weights, multiplexed=spec.multiplexed)
+        self.own_weights = own if has_own else None
+        places = range(k if has_own else k + 1)
+        self.reads = HashedReads(
+            [
+                HashedRead(
+                    f"{r.key}@{place}",
+                    r.key,
+                    salt("multihash", spec.seed, r.namespace, place),
+                    (self.weights if place == k else self.rows)[r.namespace],
+                )
+                for r in table.readers
+                for place in places
+            ]
+        )
+
+    def row_meaning(self) -> dict[str, Any]:
+        """Seed, hashes and blocks."""
+        return {
+            "scheme": "multihash",
+            "seed": self.spec.seed,
+            "num_hashes": self.spec.num_hashes,
+            "rows": as_lists(self.rows),
+            "weights": as_lists(self.own_weights or self.weights),
+            "is_weighted_by_id": self.own_weights is not None,
+        }
+
+    def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """K hashes of each id into the rows, and its row of weights."""
+        rows = self.reads(ids)
+        if self.own_weights is None:
+            return rows
+        own = {
+            f"{r.key}@{self.spec.num_hashes}": own_row(
+                ids[r.key], self.own_weights[r.namespace], feature=r.key
+            )
+            for r in self.table.readers
+        }
+        return rows | own
+
+    def combine(
+        self, vectors: Mapping[str, Tensor], ids: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The weighted sum."""
+        return {r.key: self._weighted_sum(r.key, vectors) for r in self.table.readers}
+
+    def _weighted_sum(self, key: str, vectors: Mapping[str, Tensor]) -> Tensor:
+        k = self.spec.num_hashes
+        weights_L1 = vectors[f"{key}@{k}"].split(1, dim=1)
+        total_LD = weights_L1[0] * vectors[f"{key}@0"]
+        for place in range(1, k):
+            total_LD = total_LD + weights_L1[place] * vectors[f"{key}@{place}"]
+        return total_LD
