@@ -77,7 +77,7 @@ class DHEScheme(Scheme):
         (salts_L,) = spread(self.salts_R1, counts)
         mixed_U, place_L = splitmix64(values_L + salts_L).unique(return_inverse=True)
         hashes_UK = uniform_pm1(mixed_U.unsqueeze(1) + self.salts_K)
-        vectors_UD = self.network(hashes_UK.to(self.network[-1].weight.dtype))
+        vectors_UD = self.network(hashes_UK.to(next(self.parameters()).dtype))
         vectors_LD = vectors_UD.index_select(0, place_L)
         return dict(zip(keys, vectors_LD.split(counts), strict=True))
 
