@@ -13,6 +13,7 @@ from training.runs import data_module, write_inputs
 
 from models import HSTU, BERT4Rec, ESASRec, GSASRec, SASRec
 from recsys.losses import BinaryCrossEntropy, FullSoftmax, GeneralizedBCE, SampledSoftmax
+from recsys.nn.event_ids import EventIds
 from recsys.nn.tokens import Tokens
 from recsys.tables import embedder
 from recsys.tables.config import TablesConfig
@@ -102,10 +103,16 @@ def test_only_events_of_one_second_change_places_and_columns_stay_aligned(times,
     num_tokens = int(lengths_B.sum())
     event_L = torch.arange(num_tokens)
     times_L = torch.tensor([t for each in times for t in each], dtype=torch.int64)
-    tokens = Tokens({"item": event_L, "side": event_L + 100}, lengths_B, times_L, lengths_B)
+    counts_L = event_L % 3  # of the event's own number
+    lists = EventIds(event_L.repeat_interleave(counts_L), counts_L)
+    ids = {"item": EventIds(event_L), "side": EventIds(event_L + 100), "list": lists}
+    tokens = Tokens(ids, lengths_B, times_L, lengths_B)
     _, chance_L = token_chances(torch.arange(len(times)), lengths_B, salt=salt)
     shuffled = tokens.with_ties_shuffled(chance_L)
-    assert torch.equal(shuffled.ids["side"], shuffled.items_L + 100)
+    assert torch.equal(shuffled.ids["side"].values, shuffled.items_L + 100)
+    lists = shuffled.ids["list"]
+    assert torch.equal(lists.counts_L, shuffled.items_L % 3)
+    assert torch.equal(lists.values, shuffled.items_L.repeat_interleave(lists.counts_L))
     assert shuffled.lengths_B is lengths_B
     assert torch.equal(shuffled.times_L, times_L)
     assert shuffled.items_L.sort().values.tolist() == event_L.tolist()
@@ -117,7 +124,7 @@ def test_only_events_of_one_second_change_places_and_columns_stay_aligned(times,
 def test_all_orders_of_ties_are_equally_likely():
     lengths_B = torch.full((6000,), 3)
     tokens = Tokens(
-        {"item": torch.arange(3).repeat(6000)}, lengths_B, torch.zeros(18000), lengths_B
+        {"item": EventIds(torch.arange(3).repeat(6000))}, lengths_B, torch.zeros(18000), lengths_B
     )
     _, chance_L = token_chances(torch.arange(6000), lengths_B, salt=5)
     orders = Counter(map(tuple, tokens.with_ties_shuffled(chance_L).items_L.view(-1, 3).tolist()))
