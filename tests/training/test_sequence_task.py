@@ -146,15 +146,18 @@ def looked_up(task, batch, *, step):
 
 
 def events_read(task, batches, *, step):
-    """The (item, device) pairs of the histories of a training step, by user."""
+    """The (item, device, tags) of the histories of a training step, by user."""
     read = {}
     for batch in batches:
         keyed = looked_up(task, batch, step=step)
         items, devices = (keyed[f"history.{key}"].to_dense() for key in ("item_id", "device"))
+        counts = keyed["history.tags.@count"]
+        tags = iter(keyed["history.tags"].values().split(counts.values().tolist()))
         rows = zip(batch.users_B.tolist(), items, devices, batch.weights_B.tolist(), strict=False)
         for user, items_L, devices_L, weight in rows:
+            tags_L = [tuple(next(tags).tolist()) for _ in items_L]
             if weight:
-                read[user] = list(zip(items_L.tolist(), devices_L.tolist(), strict=True))
+                read[user] = list(zip(items_L.tolist(), devices_L.tolist(), tags_L, strict=True))
     return read
 
 
@@ -168,6 +171,8 @@ def test_ties_come_in_another_order_each_step_whatever_the_number_of_ranks(direc
     task = built_task(data, BERT4Rec, loss=loss, last_only_share=1.0, shuffle_ties=True)
     steps = [events_read(task, batches, step=step) for step in (0, 1)]
     assert steps[0] != steps[1]
+    tags_of_items = {item: tags for pairs in stored.values() for item, _, tags in pairs}
+    assert {len(tags) for tags in tags_of_items.values()} >= {0, 1, 2}
     times = {}
     for batch in batches:
         seconds = [s[:-1].tolist() for s in batch.sequences["history.@time"].to_dense()]
@@ -176,6 +181,7 @@ def test_ties_come_in_another_order_each_step_whatever_the_number_of_ranks(direc
     for read in steps:
         assert read.keys() == stored.keys()
         for user, pairs in read.items():
+            assert {pair[0]: pair[2] for pair in pairs}.items() <= tags_of_items.items()
             # Of a history that is longer than the model reads, the events of the first second may
             # be exchanged for another of that second.
             of_user = times[user][-len(pairs) :]
@@ -191,6 +197,19 @@ def test_ties_come_in_another_order_each_step_whatever_the_number_of_ranks(direc
         of_rank = events_read(task, list(data.train_dataloader()), step=1)
         assert 0 < len(of_rank) < len(stored)
         assert of_rank == {user: steps[1][user] for user in of_rank}
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_masked_event_hides_its_list(directory, share):
+    data = data_module(directory, "timed", batch_size=16)
+    loss = SampledSoftmax(num_negatives=3)
+    task = built_task(data, BERT4Rec, loss=loss, mask_share=share, last_only_share=0.0)
+    task.trainer = SimpleNamespace(
+        world_size=1, global_step=0, log_every_n_steps=10**9, is_last_batch=False
+    )
+    task.training_step(next(iter(data.train_dataloader())), 0).backward()
+    gradient = task.embedder.replicated.weights["tags"].grad
+    assert bool(gradient.any()) == (share < 1)
 
 
 @pytest.mark.parametrize("encoder", [SASRec, BERT4Rec])
@@ -228,8 +247,8 @@ def test_the_encoder_is_built_for_items_first_and_times_but_not_for_the_output(d
         task = SequenceTask(encoder=encoder, item_output="separate", ks=KS)
         task.build(data_module(directory, features).schema)
     timed, plain = layouts
-    assert timed.sequences == {"history.item_id": 8, "history.device": 4}
-    assert list(timed.sequences) == ["history.item_id", "history.device"]
+    assert timed.sequences == {"history.item_id": 8, "history.device": 4, "history.tags": 4}
+    assert list(timed.sequences) == ["history.item_id", "history.device", "history.tags"]
     assert timed.has_times
     assert plain.sequences == {"history.item_id": 8}
     assert not plain.has_times
