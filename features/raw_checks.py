@@ -80,15 +80,15 @@ def type_mistakes(feature_set: FeatureSet, frame: pl.LazyFrame, *, with_labels: 
         dtype = dtype_of(where, expression)
         if dtype is not None and not (dtype.is_numeric() or dtype == pl.Boolean):
             mistakes.append(f"{where}: must be a number or boolean, got type {dtype}")
-    item = feature_set.entity.item
     for sequence in feature_set.of_kind(Sequence):
-        feature = feature_set.feature(item) if item in sequence.columns else None
-        dtype = types.get(item)
-        if isinstance(feature, Categorical) and dtype and is_multi_valued(feature, dtype):
-            mistakes.append(
-                f"features.{sequence.name}.of: an event has one item, got {item!r}, whose column "
-                f"is of type {dtype}; make an event of each item in the data"
-            )
+        for of in sequence.columns:
+            feature, dtype = feature_set.feature(of), types[of]
+            is_item = of == feature_set.entity.item and isinstance(feature, Categorical)
+            if is_item and dtype and is_multi_valued(feature, dtype):
+                mistakes.append(
+                    f"features.{sequence.name}.of: an event has one item, got {of!r}, whose column "
+                    f"is of type {dtype}; make an event of each item in the data"
+                )
     return mistakes
 
 

@@ -57,8 +57,9 @@ class SequenceReader:
             key = sequence_column(self._sequence.name, of)
             found += _column_ids(key, column, lengths_B, num_ids=num_ids)
         for key in self._times:
-            seconds, questions_B = integers(values[-1]), integers(rows[key])
-            times = with_question(seconds, lengths_B, questions_B=questions_B)
+            seconds = values[-1]
+            assert isinstance(seconds, np.ndarray), "an event has one time"
+            times = with_question(seconds, lengths_B, questions_B=integers(rows[key]))
             found.append(Ids(key, times, lengths_B + 1, num_ids=None, are_ids=False))
         return found
 
