@@ -191,6 +191,12 @@ def test_parts_change_nothing(tmp_path, parts):
     for file in files:
         one, other = (np.load(s.path / "histories" / file) for s in (whole, cut))
         np.testing.assert_array_equal(one, other)
+    for path in ("", "filtered/clicked/"):
+        values, offsets = (
+            np.load(cut.path / "histories" / path / name / "tags.npy")
+            for name in ("values", "value_offsets")
+        )
+        assert len(values) == offsets[-1] > 0
     assert pl.read_parquet(whole.users_file).equals(pl.read_parquet(cut.users_file))
     assert len(cut.example_files("train")) > 1
     for split in ("train", "val", "test"):

@@ -236,6 +236,19 @@ def test_every_step_has_other_negatives_and_masks_in_the_same_lookup(directory, 
 
 
 # ------------------------------------------------------------------------------------- build
+def test_lists_of_events_are_pooled_as_their_feature_says(directory):
+    readers = built_task(data_module(directory, "timed")).embedder.readers
+    found = {key: (reader.pooling, reader.event_pooling) for key, reader in readers.items()}
+    assert found == {
+        "device": ("mean", "none"),
+        "item_id": ("mean", "none"),
+        "tags": ("sum", "none"),
+        "history.device": ("none", "none"),
+        "history.item_id": ("none", "none"),
+        "history.tags": ("none", "sum"),
+    }
+
+
 def test_the_encoder_is_built_for_items_first_and_times_but_not_for_the_output(directory):
     layouts = []
 
