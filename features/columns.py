@@ -46,6 +46,15 @@ def time_column(sequence: str) -> str:
     return sequence_column(sequence, "@time")
 
 
+def count_column(key: str) -> str:
+    """How many ids each event has in a sequence's column, where it may have other than one.
+
+    Args:
+        key: That of the column, of `sequence_column`.
+    """
+    return f"{key}.@count"
+
+
 TAKEN_NAMES = frozenset(
     {
         "T_destination",

@@ -260,8 +260,12 @@ def _sequence(path: YamlPath, feature: Sequence, draft: Draft) -> Iterator[Findi
                     f"which is {target.kind}"
                 ),
             )
-        elif isinstance(target, Categorical) and target.split is not None:
-            yield (*path, "of"), f"must name single-valued features, got {of!r}, which has a split"
+        elif isinstance(target, Categorical) and target.split is not None and _is_item(of, draft):
+            yield (*path, "of"), f"an event has one item, got {of!r}, which has a split; drop it"
+
+
+def _is_item(feature: str, draft: Draft) -> bool:
+    return draft.entity is not None and feature == draft.entity.item
 
 
 def _dense(path: YamlPath, feature: Dense) -> Iterator[Finding]:

@@ -83,10 +83,11 @@ def type_mistakes(feature_set: FeatureSet, frame: pl.LazyFrame, *, with_labels: 
     for sequence in feature_set.of_kind(Sequence):
         for of in sequence.columns:
             feature, dtype = feature_set.feature(of), types[of]
-            if isinstance(feature, Categorical) and dtype and is_multi_valued(feature, dtype):
+            is_item = of == feature_set.entity.item and isinstance(feature, Categorical)
+            if is_item and dtype and is_multi_valued(feature, dtype):
                 mistakes.append(
-                    f"features.{sequence.name}.of: must name single-valued features, "
-                    f"got {of!r}, whose column is of type {dtype}"
+                    f"features.{sequence.name}.of: an event has one item, got {of!r}, whose column "
+                    f"is of type {dtype}; make an event of each item in the data"
                 )
     return mistakes
 

@@ -144,7 +144,7 @@ class Categorical(EmbeddedFeature):
     split: str | None = None
     """Separator of a text that holds several values."""
     pooling: Literal["sum", "mean"] = "mean"
-    """How the rows of several values become one."""
+    """How the rows of several values become one; in a sequence, those of each event."""
     fill: Scalar | None = None
     """Value that a null stands for. None: a null is an error."""
     like: str | None = None
@@ -209,7 +209,8 @@ class Sequence(FeatureBase):
 
     kind: Literal["sequence"]
     of: str | tuple[str, ...]
-    """Single-valued categorical or bucketized features, read from each earlier event."""
+    """Categorical or bucketized features, read from each earlier event. One of several values gives
+    a vector per event, by its own pooling; the item has one value."""
     max_length: Annotated[int, Field(ge=1)]
     """The most recent events are kept."""
     point_in_time: Literal[True] = True

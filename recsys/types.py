@@ -22,8 +22,9 @@ class Batch:
 
     Attributes:
         ids: Keyed by feature: one or several ids per example; None where no feature is embedded.
-        sequences: Keyed by `sequence.of`: ids of earlier events, oldest first; `sequence.@time`:
-            seconds of these events, then of the question. None where unused.
+        sequences: Keyed by `sequence.of`: ids of earlier events, oldest first;
+            `sequence.of.@count`: ids of each event, where there may be other than one;
+            `sequence.@time`: seconds of these events, then of the question. None where unused.
         dense_BN: Dense and vector features, in the order of the feature file.
         labels_BT: 0 or 1.
         weights_B: Weight in the loss; 0 marks a row that only fills up the batch.

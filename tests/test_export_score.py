@@ -38,13 +38,13 @@ features:
   - {name: category, kind: categorical, table: halved}
   - {name: weekday, kind: categorical, expr: "extract(dow from timestamp)", table: halved}
   - {name: tags, kind: categorical, split: "|", pooling: sum}
-  - {name: codes, kind: categorical}
+  - {name: codes, kind: categorical, table: shared, probes: 2}
   - {name: hour, kind: categorical, encoding: {kind: identity, size: 24}}
   - {name: price, kind: bucketized, quantiles: 4}
   - {name: log_price, column: price, kind: dense, transform: log1p, standardize: true}
   - {name: place, kind: vector, size: 2}
-  - {name: history, kind: sequence, of: item_id, max_length: 5, pooling: mean}
-  - {name: mobile, kind: sequence, of: item_id, max_length: 3, pooling: sum,
+  - {name: history, kind: sequence, of: [tags, item_id, codes], max_length: 5, pooling: mean}
+  - {name: mobile, kind: sequence, of: [item_id, codes], max_length: 3, pooling: sum,
      where: "device = 'mobile'"}
 """
 

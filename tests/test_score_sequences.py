@@ -23,11 +23,13 @@ features:
 
 
 WITH_SIDES = (
-    SEQUENCE.replace("of: item_id", "of: [device, item_id, brand], times: timestamp")
+    SEQUENCE.replace("of: item_id", "of: [device, item_id, brand, tags], times: timestamp")
     .replace(
         "{name: item_id, kind: categorical}",
         "{name: item_id, kind: categorical}\n  - {name: device, kind: categorical, dim: 4}\n"
-        "  - {name: brand, kind: categorical, dim: 4}",
+        "  - {name: brand, kind: categorical, dim: 4}\n"
+        '  - {name: tags, kind: categorical, split: "|", dim: 4, '
+        "expr: \"case when list_price < 10 then '' else tags end\"}",
     )
     .replace("events.parquet}", "events.parquet, items: {path: items.parquet, on: item_id}}")
 )
@@ -135,11 +137,11 @@ def test_sides_times_and_an_output_table_of_a_sharded_run(trained_with_all, tmp_
             expected_BV = task(batch)
         torch.testing.assert_close(scorer.catalogue_scores(batch), expected_BV, atol=1e-5, rtol=0)
         assert expected_BV.std() > 1e-3
-        for key in ("device", "brand", "@time"):
+        for key in ("device", "brand", "tags", "@time"):
             with torch.no_grad():
                 other_BV = task(without(batch, f"history.{key}"))
             matters.append((key, not torch.allclose(other_BV, expected_BV, atol=1e-5)))
-    assert {key for key, is_so in matters if is_so} == {"device", "brand", "@time"}
+    assert {key for key, is_so in matters if is_so} == {"device", "brand", "tags", "@time"}
     assert scorer.manifest.item_output == "separate"
 
     scores = score(trained_with_all, name, trained_with_all / "data", tmp_path / "out", "-k", 4)

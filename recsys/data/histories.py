@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from recsys.data.rows import Array, ranges
+from recsys.data.rows import Array, Column, Ragged, ranges
 
 OFFSETS = "offsets.npy"
 TRAIN_LENGTHS = "train_lengths.npy"
 VALUES = "values"
+VALUE_OFFSETS = "value_offsets"
 
 
 class Histories:
@@ -22,7 +23,8 @@ class Histories:
 
     The events of history row u are `values(feature)[offsets[u] : offsets[u + 1]]`, oldest first,
     ties in time in the order of the file. The times of the events of a sequence are values too,
-    by `time_column`.
+    by `time_column`. Of a feature that may have several values, all those of all events lie end to
+    end, and a second file says where those of each event begin.
 
     Args:
         path: Directory that `HistoryWriter` made.
@@ -36,7 +38,8 @@ class Histories:
         self.path = path
         self.offsets: NDArray[np.int64] = _open(path / OFFSETS)
         self.train_lengths: NDArray[np.int64] = _open(path / TRAIN_LENGTHS)
-        self._values = {file.stem: _open(file) for file in sorted((path / VALUES).glob("*.npy"))}
+        self._values = _open_all(path / VALUES)
+        self._value_offsets = _open_all(path / VALUE_OFFSETS)
 
     def __reduce__(self) -> tuple[type[Histories], tuple[Path]]:
         """Travels between processes as its path."""
@@ -47,7 +50,12 @@ class Histories:
         return len(self.offsets) - 1
 
     def values(self, feature: str) -> Array:
-        """The ids of one feature, or the times of one sequence, for all events of all users."""
+        """The ids of one feature, or the times of one sequence, for all events of all users.
+
+        Args:
+            feature: One that has one value per event.
+        """
+        assert feature not in self._value_offsets, f"{feature} may have several values per event"
         return self._values[feature]
 
     def slice(
@@ -57,7 +65,7 @@ class Histories:
         *,
         features: Sequence[str],
         max_length: int | None = None,
-    ) -> tuple[list[Array], NDArray[np.int64]]:
+    ) -> tuple[list[Column], NDArray[np.int64]]:
         """The events of each user before a position, oldest first.
 
         Args:
@@ -67,13 +75,13 @@ class Histories:
             max_length: Keeps the most recent events. None: all.
 
         Returns:
-            Packed values of each feature, and lengths_B.
+            Of each feature the packed values, or the lists of the packed events; and lengths_B.
         """
         begins_B = self.offsets[users_B]
         assert np.all(ends_B <= self.offsets[users_B + 1] - begins_B), "position outside a history"
         lengths_B = ends_B if max_length is None else np.minimum(ends_B, max_length)
         index_L = ranges(begins_B + ends_B - lengths_B, lengths_B)
-        return [self._values[feature][index_L] for feature in features], lengths_B
+        return [self._of_events(index_L, feature=feature) for feature in features], lengths_B
 
     def last(self, users_B: NDArray[np.int64], ends_B: NDArray[np.int64], *, feature: str) -> Array:
         """The value of the last event before each position; 0 where there is none.
@@ -83,44 +91,66 @@ class Histories:
             ends_B: Number of events before the position, at most the length of the history.
             feature: What to read of the event.
         """
-        values = self._values[feature]
+        values = self.values(feature)
         has_event_B = ends_B > 0
         last_B = np.zeros(len(users_B), values.dtype)
         last_B[has_event_B] = values[(self.offsets[users_B] + ends_B - 1)[has_event_B]]
         return last_B
 
+    def _of_events(self, index_L: NDArray[np.int64], *, feature: str) -> Column:
+        offsets = self._value_offsets.get(feature)
+        if offsets is None:
+            return self._values[feature][index_L]
+        starts_L = offsets[index_L]
+        counts_L = offsets[index_L + 1] - starts_L
+        return Ragged(self._values[feature][ranges(starts_L, counts_L)], counts_L)
+
 
 class HistoryWriter:
-    """Fills the flat arrays of one `Histories` directory, a range of history rows at a time.
+    """Fills the flat arrays of one `Histories` directory, a range of history rows after the other.
 
     Args:
         path: Directory to make.
         lengths: Number of events of each history row.
         dtypes: By feature.
+        num_values: How many values all events have together, by feature that may have several.
     """
 
     def __init__(
-        self, path: Path, *, lengths: NDArray[np.int64], dtypes: dict[str, np.dtype[Any]]
+        self,
+        path: Path,
+        *,
+        lengths: NDArray[np.int64],
+        dtypes: Mapping[str, np.dtype[Any]],
+        num_values: Mapping[str, int],
     ) -> None:
         (path / VALUES).mkdir(parents=True)
         self._offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         np.save(path / OFFSETS, self._offsets)
+        num_events = int(self._offsets[-1])
         self._arrays = {
-            name: _create(path / VALUES / f"{name}.npy", dtype, int(self._offsets[-1]))
+            name: _create(path / VALUES / f"{name}.npy", dtype, num_values.get(name, num_events))
             for name, dtype in dtypes.items()
         }
         self.features = tuple(dtypes)
-        self._train_lengths = _create(path / TRAIN_LENGTHS, np.dtype(np.int64), len(lengths))
+        counts = np.dtype(np.int64)
+        if num_values:
+            (path / VALUE_OFFSETS).mkdir()
+        self._value_offsets = {
+            name: _create(path / VALUE_OFFSETS / f"{name}.npy", counts, num_events + 1)
+            for name in num_values
+        }
+        self._train_lengths = _create(path / TRAIN_LENGTHS, counts, len(lengths))
 
     def write(
         self,
         first: int,
         stop: int,
         *,
-        values: dict[str, Array],
+        values: Mapping[str, Column],
         is_train: NDArray[np.bool_],
     ) -> None:
-        """Write history rows first ... stop - 1.
+        """Write history rows first ... stop - 1; all rows before `first` are written.
 
         Args:
             first: First history row.
@@ -130,13 +160,20 @@ class HistoryWriter:
         """
         begin, end = self._offsets[first], self._offsets[stop]
         for name, array in self._arrays.items():
-            array[begin:end] = values[name]
+            column = values[name]
+            if isinstance(column, Ragged):
+                offsets = self._value_offsets[name]
+                offsets[begin + 1 : end + 1] = offsets[begin] + np.cumsum(column.lengths)
+                array[offsets[begin] : offsets[end]] = column.values
+            else:
+                array[begin:end] = column
         offsets = self._offsets[first : stop + 1] - begin
         self._train_lengths[first:stop] = train_prefixes(offsets, is_train)
 
     def close(self) -> None:
         """Write everything to disk."""
-        for array in (*self._arrays.values(), self._train_lengths):
+        offsets = self._value_offsets.values()
+        for array in (*self._arrays.values(), *offsets, self._train_lengths):
             array.flush()
 
 
@@ -155,6 +192,10 @@ def train_prefixes(offsets: NDArray[np.int64], is_train: NDArray[np.bool_]) -> N
 
 def _create(path: Path, dtype: np.dtype[Any], length: int) -> np.memmap:
     return open_memmap(path, mode="w+", dtype=dtype, shape=(length,))
+
+
+def _open_all(path: Path) -> dict[str, Any]:
+    return {file.stem: _open(file) for file in sorted(path.glob("*.npy"))}
 
 
 def _open(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Packed ids, and times, of several keys as one `KeyedJaggedTensor`."""
+"""Packed ids, times and counts of several keys as one `KeyedJaggedTensor`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Ids:
         values: All ids, example after example.
         lengths_B: Ids per example. None: one each.
         num_ids: Ids are 0 ... num_ids - 1. None: any number from 0.
-        is_time: They are no ids but seconds, which may be any numbers.
+        are_ids: False: they are seconds or counts, which nothing looks up.
     """
 
     key: str
     values: Array
     lengths_B: NDArray[np.int64] | None
     num_ids: int | None
-    is_time: bool = False
+    are_ids: bool = True
 
 
 def keyed_jagged(ids: Sequence[Ids], *, num_rows: int) -> KeyedJaggedTensor | None:
@@ -41,7 +41,7 @@ def keyed_jagged(ids: Sequence[Ids], *, num_rows: int) -> KeyedJaggedTensor | No
     """
     if not ids:
         return None
-    _check_range([item for item in ids if not item.is_time])
+    _check_range([item for item in ids if item.are_ids])
     counts = [len(item.values) for item in ids]
     offsets = [0, *np.cumsum(counts).tolist()]
     values = np.empty(offsets[-1], np.int64)

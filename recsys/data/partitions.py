@@ -23,6 +23,7 @@ from recsys.data.layout import (
     item_feature,
     position_column,
 )
+from recsys.data.rows import Rows
 
 _USER = columns.entity_column("user")
 _TIME = columns.entity_column("time")
@@ -98,7 +99,7 @@ def parts_by_user(events: EncodedEvents, path: Path, *, num_parts: int) -> Itera
             writer.write(
                 first,
                 stop,
-                values={name: of_history[name].to_numpy() for name in writer.features},
+                values=Rows.from_arrow(of_history.select(writer.features).to_arrow()).columns,
                 is_train=(of_history[columns.SPLIT] == "train").fill_null(False).to_numpy(),
             )
         yield part
@@ -129,24 +130,47 @@ def _history_writers(
     """By sequence with a `where`; None stands for the history of all events."""
 
     def writer(
-        path: Path, lengths: str, features: set[str], sequences: Iterable[Sequence]
+        path: Path, kept: str | None, features: set[str], sequences: Iterable[Sequence]
     ) -> HistoryWriter:
         dtypes = {f: _numpy_dtype(id_dtype(events.schema, f)) for f in sorted(features)}
         timed = [columns.time_column(s.name) for s in sequences if s.times is not None]
         dtypes |= dict.fromkeys(timed, np.dtype(np.int64))
-        return HistoryWriter(path, lengths=users[lengths].to_numpy(), dtypes=dtypes)
+        return HistoryWriter(
+            path,
+            lengths=users[kept or _LENGTH].to_numpy(),
+            dtypes=dtypes,
+            num_values=_num_values(events, features, kept=kept),
+        )
 
     item = item_feature(events.feature_set)
     sequences = events.feature_set.of_kind(Sequence)
     read = {name for s in sequences for name in s.columns} | ({item.name} if item else set())
     whole = [s for s in sequences if not s.where]
     writers: dict[Sequence | None, HistoryWriter] = {
-        None: writer(path / HISTORIES, _LENGTH, read, whole)
+        None: writer(path / HISTORIES, None, read, whole)
     }
     for s in events.filtered:
         kept = columns.keep_column(s.name)
         writers[s] = writer(filtered_path(path, s.name), kept, set(s.columns), [s])
     return writers
+
+
+def _num_values(
+    events: EncodedEvents, features: Iterable[str], *, kept: str | None
+) -> dict[str, int]:
+    """Values of all events together, of the features that may have several per event.
+
+    Args:
+        events: What to count.
+        features: Names.
+        kept: Column that says which events count. None: all.
+    """
+    lists = [name for name in sorted(features) if events.schema.is_multi_valued(name)]
+    if not lists:
+        return {}
+    frame = events.frame if kept is None else events.frame.filter(kept)
+    sums = frame.select(pl.col(lists).list.len().cast(pl.Int64).sum())
+    return sums.collect(engine="streaming").row(0, named=True)
 
 
 def _cuts(lengths: NDArray[np.int64], *, num_parts: int) -> Iterator[tuple[int, int]]:

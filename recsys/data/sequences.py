@@ -206,7 +206,7 @@ class SequenceEvaluationCollate:
             rows,
             self._reader,
             targets_B=torch.from_numpy(integers(rows[self._item])),
-            seen_values=torch.from_numpy(seen.astype(np.int64)),
+            seen_values=torch.from_numpy(integers(seen)),
             seen_lengths_B=torch.from_numpy(seen_lengths_B),
         )
 

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from features.columns import count_column
+from recsys.nn.event_ids import EventIds, fill_in
 from recsys.protocols import Objective
 from recsys.types import History, Jagged
-
-UNKNOWN = 0
-"""Id of a token whose item is not known."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Tokens:
         asked_at_B: Second for which the item after each history is asked.
     """
 
-    ids: Mapping[str, Tensor]
+    ids: Mapping[str, EventIds]
     lengths_B: Tensor
     times_L: Tensor | None = None
     asked_at_B: Tensor | None = None
@@ -42,7 +41,7 @@ class Tokens:
 
         Args:
             sequences: Of a `Batch`.
-            keys: Columns to take, the items' first.
+            keys: Columns to take, the items' first; those of lists come with their `count_column`.
             time_key: Column of times, which has one more entry at the end of every history.
         """
         values = dict(
@@ -52,7 +51,7 @@ class Tokens:
             zip(sequences.keys(), sequences.lengths().view(len(sequences.keys()), -1), strict=True)
         )
         lengths_B = lengths[keys[0]]
-        ids = {key: values[key] for key in keys}
+        ids = {key: EventIds(values[key], values.get(count_column(key))) for key in keys}
         if time_key is None:
             return cls(ids, lengths_B)
         is_asked = is_last(lengths[time_key])
@@ -62,7 +61,7 @@ class Tokens:
     @property
     def items_L(self) -> Tensor:
         """Item ids."""
-        return next(iter(self.ids.values()))
+        return next(iter(self.ids.values())).values
 
     def asked_at_L(self) -> Tensor | None:
         """Second of the event after each token."""
@@ -96,16 +95,10 @@ class Tokens:
         longer_B = self.lengths_B + where_B.to(self.lengths_B.dtype)
         is_new_L = is_last(longer_B)
         is_new_L[is_new_L.clone()] = where_B[longer_B > 0]
-
-        def longer(values_L: Tensor, new: Tensor | int) -> Tensor:
-            longer_L = torch.empty_like(is_new_L, dtype=values_L.dtype)
-            longer_L[~is_new_L], longer_L[is_new_L] = values_L, new
-            return longer_L
-
         times_L = self.times_L
         if times_L is not None and self.asked_at_B is not None:
-            times_L = longer(times_L, self.asked_at_B[where_B])
-        ids = {key: longer(ids_L, UNKNOWN) for key, ids_L in self.ids.items()}
+            times_L = fill_in(times_L, is_new_L, self.asked_at_B[where_B])
+        ids = {key: column.with_unknown(is_new_L) for key, column in self.ids.items()}
         return type(self)(ids, longer_B, times_L, self.asked_at_B)
 
     def with_ties_shuffled(self, random_L: Tensor) -> Self:
@@ -117,7 +110,7 @@ class Tokens:
         assert self.times_L is not None, "times say which events are ties"
         is_new_L = is_first(self.lengths_B) | (self.times_L != self.times_L.roll(1))
         order_L = (is_new_L.cumsum(0).double() + random_L).argsort()
-        ids = {key: ids_L[order_L] for key, ids_L in self.ids.items()}
+        ids = {key: column.take(order_L) for key, column in self.ids.items()}
         return type(self)(ids, self.lengths_B, self.times_L, self.asked_at_B)
 
     def as_question(self, objective: Objective, *, max_length: int) -> Self:
@@ -134,20 +127,25 @@ class Tokens:
         return self.most_recent(max_length - 1).with_unknown(everywhere_B)
 
     def keyed(self, candidates: Mapping[str, Tensor] | None = None) -> KeyedJaggedTensor:
-        """What is looked up.
+        """What is looked up; for columns of lists also the counts, by `count_column`.
 
         Args:
             candidates: Further ids by key, which make one more example at the end. Together in
                 one lookup, a sharded table is updated once for what it gave to both.
         """
         candidates = candidates or {}
+        packed: dict[str, tuple[Tensor, Tensor]] = {}
+        for key, column in self.ids.items():
+            packed[key] = (column.values, column.lengths_B(self.lengths_B))
+            if column.counts_L is not None:
+                packed[count_column(key)] = (column.counts_L, self.lengths_B)
         none = self.items_L[:0]
-        keys = list(dict.fromkeys([*self.ids, *candidates]))
+        keys = list(dict.fromkeys([*packed, *candidates]))
         values, lengths = [], []
         for key in keys:
-            own, more = self.ids.get(key, none), candidates.get(key, none)
+            own, of_histories = packed.get(key, (none, torch.zeros_like(self.lengths_B)))
+            more = candidates.get(key, none)
             values += [own, more]
-            of_histories = self.lengths_B if key in self.ids else torch.zeros_like(self.lengths_B)
             lengths += [of_histories, self.lengths_B.new_tensor([len(more)])]
         return KeyedJaggedTensor(keys=keys, values=torch.cat(values), lengths=torch.cat(lengths))
 
@@ -155,7 +153,7 @@ class Tokens:
         """What the encoder reads.
 
         Args:
-            vectors: Looked up for `keyed`, by key; those of candidates are left out.
+            vectors: Of the events, looked up for `keyed`, by key; those of candidates are left out.
         """
         num_tokens = len(self.items_L)
         item, *sides = self.ids
@@ -168,8 +166,9 @@ class Tokens:
         )
 
     def _where(self, kept_L: Tensor, lengths_B: Tensor, asked_at_B: Tensor | None) -> Self:
-        times_L = None if self.times_L is None else self.times_L[kept_L]
-        ids = {key: ids_L[kept_L] for key, ids_L in self.ids.items()}
+        index_L = kept_L.nonzero().squeeze(1)
+        times_L = None if self.times_L is None else self.times_L[index_L]
+        ids = {key: column.take(index_L) for key, column in self.ids.items()}
         return type(self)(ids, lengths_B, times_L, asked_at_B)
 
 

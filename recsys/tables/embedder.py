@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from features.columns import count_column
 from features.errors import FeatureConfigError, RunConfigError, did_you_mean
 from recsys.tables.config import TablesConfig
 from recsys.tables.logical import LogicalTable, Reader
@@ -24,10 +25,18 @@ _CATALOGUE_PART = 1 << 16
 
 @dataclass(frozen=True)
 class _Ids:
-    """What one reader reads in a batch."""
+    """What one reader reads in a batch.
+
+    Attributes:
+        values_L: Ids of all examples, packed.
+        lengths_B: Ids of each example.
+        events: Ids of each event, packed, and events of each example; None where an event has one
+            id, or there are no events.
+    """
 
     values_L: Tensor
     lengths_B: Tensor
+    events: _Ids | None = None
 
 
 class Embedder(nn.Module):
@@ -69,21 +78,23 @@ class Embedder(nn.Module):
                 continue
             if key in self._one_each:
                 fields[key] = vectors[key]
-            elif reader.pooling == "none":
-                sequences[key] = Jagged(vectors[key], present[key].lengths_B)
+                continue
+            jagged = _of_events(vectors[key], present[key], reader)
+            if reader.pooling == "none":
+                sequences[key] = jagged
             else:
-                fields[key] = pool(vectors[key], present[key].lengths_B, how=reader.pooling)
+                fields[key] = pool(jagged.values_LD, jagged.lengths_B, how=reader.pooling)
         return Embedded(fields=fields, sequences=sequences, dense_BN=batch.dense_BN)
 
     def sequences(self, keyed: KeyedJaggedTensor) -> dict[str, Jagged]:
-        """Look up the ids of some sequences one by one, by key; keys without a reader are left out.
+        """Look up the events of some sequences, by key; keys without a reader are left out.
 
         Args:
-            keyed: Ids of readers whose vectors are not pooled.
+            keyed: Ids of readers whose vectors are not pooled, those of one event apart.
         """
         present = dict(_unpack([keyed], self.readers))
         vectors = self._look_up(self._filled(present, num_examples=keyed.stride()))
-        return {key: Jagged(vectors[key], ids.lengths_B) for key, ids in present.items()}
+        return {k: _of_events(vectors[k], ids, self.readers[k]) for k, ids in present.items()}
 
     def catalogue(self, key: str, *, num_ids: int) -> Tensor:
         """Vectors (num_ids, D) of every id of a reader; with gradient for a replicated table.
@@ -214,6 +225,8 @@ class Embedder(nn.Module):
 def _pools_early(scheme: Scheme) -> bool:
     """Whether fbgemm may pool the rows of an example before anything else sees them."""
     poolings = {r.pooling for r in scheme.table.readers if r.is_multi_valued}
+    if any(r.event_pooling != "none" for r in scheme.table.readers):  # fbgemm pools but once
+        return False
     return "none" not in poolings and (
         not poolings or (len(poolings) == 1 and scheme.combines_linearly)
     )
@@ -227,9 +240,21 @@ def _unpack(
             continue
         values = keyed.values().split(keyed.length_per_key())
         lengths = keyed.lengths().view(len(keyed.keys()), -1).unbind()
-        for key, values_L, lengths_B in zip(keyed.keys(), values, lengths, strict=True):
-            if key in readers:
-                yield key, _Ids(values_L, lengths_B)
+        found = dict(zip(keyed.keys(), map(_Ids, values, lengths), strict=True))
+        for key, ids in found.items():
+            if key not in readers:
+                continue
+            has_lists = readers[key].event_pooling != "none"
+            yield key, replace(ids, events=found[count_column(key)]) if has_lists else ids
+
+
+def _of_events(vectors_LD: Tensor, ids: _Ids, reader: Reader) -> Jagged:
+    """A vector per event."""
+    if reader.event_pooling == "none":
+        return Jagged(vectors_LD, ids.lengths_B)
+    events = ids.events
+    assert events is not None, "lists come with their counts"
+    return Jagged(pool(vectors_LD, events.values_L, how=reader.event_pooling), events.lengths_B)
 
 
 def _one_example(key: str, ids: Tensor) -> KeyedJaggedTensor:

@@ -30,6 +30,8 @@ class Reader:
         probes: Rows fetched per id.
         pooling: How the vectors of one example become one; `none` keeps the sequence.
         is_multi_valued: Whether an example may have other than one id.
+        event_pooling: How the vectors of one event of a sequence become one, before those of the
+            example do; `none`: an event has one id.
     """
 
     key: str
@@ -39,6 +41,7 @@ class Reader:
     probes: int
     pooling: Pooling
     is_multi_valued: bool
+    event_pooling: Pooling = "none"
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def _reader(
     is_multi_valued: bool,
 ) -> Reader:
     spec = schema.feature_set.feature(feature)
+    has_lists_of_events = key != feature and schema.is_multi_valued(feature)
     return Reader(
         key=key,
         position=position,
@@ -145,6 +149,7 @@ def _reader(
         probes=spec.probes,
         pooling=pooling,
         is_multi_valued=is_multi_valued,
+        event_pooling=spec.pooling if has_lists_of_events else "none",
     )
 
 

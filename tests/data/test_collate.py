@@ -31,7 +31,7 @@ def test_keyed_jagged_is_what_torchrec_would_compute(lists):
 
 
 def test_times_may_be_any_numbers():
-    times = Ids("h.@time", np.array([-9, 2**40]), np.array([2, 0]), None, is_time=True)
+    times = Ids("h.@time", np.array([-9, 2**40]), np.array([2, 0]), None, are_ids=False)
     assert keyed_jagged([times], num_rows=2).values().tolist() == [-9, 2**40]
 
 

@@ -6,16 +6,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.histories import Histories, HistoryWriter, train_prefixes
+from recsys.data.rows import Ragged
 
 HISTORIES = st.lists(st.lists(st.integers(0, 255), max_size=6), min_size=1, max_size=8)
 
 
+def divisors(number):
+    """A list that belongs to each event; that of 0 is empty."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
 def written(path, histories, *, cut=1):
+    """Histories of items, each with the list of its divisors."""
     lengths = np.array([len(h) for h in histories], np.int64)
-    writer = HistoryWriter(path, lengths=lengths, dtypes={"item": np.dtype(np.uint8)})
+    writer = HistoryWriter(
+        path,
+        lengths=lengths,
+        dtypes=dict.fromkeys(("item", "list"), np.dtype(np.uint8)),
+        num_values={"list": sum(len(divisors(i)) for h in histories for i in h)},
+    )
     for first, stop in ((0, cut), (cut, len(histories))):
         values = np.array([i for h in histories[first:stop] for i in h], np.uint8)
-        writer.write(first, stop, values={"item": values}, is_train=values % 2 == 0)
+        lists = [divisors(int(i)) for i in values]
+        packed = np.array([d for each in lists for d in each], np.uint8)
+        ragged = Ragged(packed, np.array([len(each) for each in lists], np.int64))
+        writer.write(first, stop, values={"item": values, "list": ragged}, is_train=values % 2 == 0)
     writer.close()
     return Histories(path)
 
@@ -30,7 +45,7 @@ def test_slices_are_python_slices(tmp_path_factory, histories, data, max_length)
     values, lengths = found.slice(
         np.array(users, np.int64),
         np.array(ends, np.int64),
-        features=["item", "item"],
+        features=["item", "list", "item"],
         max_length=max_length,
     )
     expected = [histories[u][:e] for u, e in zip(users, ends, strict=True)]
@@ -38,7 +53,19 @@ def test_slices_are_python_slices(tmp_path_factory, histories, data, max_length)
         h if max_length is None else h[len(h) - min(len(h), max_length) :] for h in expected
     ]
     assert lengths.tolist() == [len(h) for h in expected]
-    assert values[0].tolist() == values[1].tolist() == [i for h in expected for i in h]
+    assert values[0].tolist() == values[2].tolist() == [i for h in expected for i in h]
+    lists = [divisors(i) for h in expected for i in h]
+    assert values[1].lengths.tolist() == [len(each) for each in lists]
+    assert values[1].values.tolist() == [d for each in lists for d in each]
+
+
+def test_all_lists_are_empty(tmp_path):
+    found = written(tmp_path / "histories", [[0], [], [0, 0]])
+    [lists], lengths = found.slice(np.array([2, 1]), np.array([2, 0]), features=["list"])
+    assert (lists.lengths.tolist(), lists.values.tolist()) == ([0, 0], [])
+    assert lengths.tolist() == [2, 0]
+    with pytest.raises(AssertionError, match="list may have several values"):
+        found.last(np.array([0]), np.array([1]), feature="list")
 
 
 def test_last_events_before_a_position(tmp_path):

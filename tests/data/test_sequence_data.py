@@ -1,7 +1,7 @@
 """Sequence tasks and the data module against plain loops over the raw log."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,8 +25,10 @@ split: {kind: leave_one_out}
 features:
   - {name: item, kind: categorical}
   - {name: kind, kind: categorical}
-  - {name: history, kind: sequence, of: [item, kind], max_length: 4}
+  - {name: tags, kind: categorical}
+  - {name: history, kind: sequence, of: [item, tags, kind], max_length: 4}
 """
+COUNTS = "tags.@count"
 RANKING = """
 sources: {events: events.parquet}
 entity: {user: user, item: item, time: time}
@@ -42,6 +44,8 @@ def data_module(folder, *, features=FEATURES, task="sequence", batch_size=8, **o
     columns = {"user": (0, 25), "item": (0, 20), "time": (0, 9), "kind": (0, 3)}
     log = pl.DataFrame({name: rng.integers(*bounds, 200) for name, bounds in columns.items()})
     log = pl.concat([log, pl.DataFrame({"user": 99, "item": 1, "time": 0, "kind": 0})])
+    tags = [None if row % 7 == 0 else ["é", "日本", "x"][: row % 4] for row in range(len(log))]
+    log = log.with_columns(tags=pl.Series(tags, dtype=pl.List(pl.String)))
     log.write_parquet(folder / "events.parquet")
     (folder / "features.yaml").write_text(features)
     data = RecsysData(
@@ -69,13 +73,32 @@ def encoder(data, name):
     return {value: position + 1 for position, value in enumerate(values)}
 
 
+def encoded(data, events):
+    """All columns of some raw events."""
+    ids = {name: encoder(data, name) for name in ("item", "kind", "tags")}
+    lists = [event["tags"] or [] for event in events]
+    return {
+        **{name: [ids[name].get(event[name], 0) for event in events] for name in ("item", "kind")},
+        "tags": [ids["tags"].get(tag, 0) for tags in lists for tag in tags],
+        COUNTS: [len(tags) for tags in lists],
+    }
+
+
+def read(batch, row):
+    """The same of a row of a batch."""
+    keyed = batch.sequences
+    return {
+        n: keyed[f"history.{n}"].to_dense()[row].tolist() for n in ("item", "kind", "tags", COUNTS)
+    }
+
+
 def raw_users(data):
     return pl.read_parquet(data.store.users_file)["user"].to_list()
 
 
 def test_training_rows_are_users(tmp_path):
     data, log = data_module(tmp_path)
-    ids, raw = {n: encoder(data, n) for n in ("item", "kind")}, raw_users(data)
+    raw = raw_users(data)
     expected = {
         user: events[: -2 if len(events) >= 3 else None][-5:]
         for user, events in histories(log).items()
@@ -86,13 +109,10 @@ def test_training_rows_are_users(tmp_path):
         assert batch.labels_BT.shape == (len(batch), 0)
         assert batch.ids is None
         for i in np.flatnonzero(batch.weights_B > 0).tolist():
-            tokens = {n: batch.sequences[f"history.{n}"].to_dense()[i].tolist() for n in ids}
             user = raw[int(batch.users_B[i])]
             assert user not in found
-            found[user] = tokens
-    assert found == {
-        user: {n: [ids[n][e[n]] for e in events] for n in ids} for user, events in expected.items()
-    }
+            found[user] = read(batch, i)
+    assert found == {user: encoded(data, events) for user, events in expected.items()}
     assert 99 not in found
 
 
@@ -109,7 +129,7 @@ def test_evaluation_rows_are_examples(tmp_path, split):
             found.add(user)
             place = len(by_user[user]) - (2 if split == "val" else 1)
             before = [item.get(e["item"], 0) for e in by_user[user][:place]]
-            assert batch.sequences["history.item"].to_dense()[i].tolist() == before[-4:]
+            assert read(batch, i) == encoded(data, by_user[user][:place][-4:])
             assert int(batch.targets_B[i]) == item.get(by_user[user][place]["item"], 0)
             assert seen[i].tolist() == before
     assert found == set(by_user)
@@ -162,17 +182,22 @@ def test_windows(lengths, sizes):
 def test_windows_in_batches(tmp_path):
     data, log = data_module(tmp_path, window_step=4)
     item, raw = encoder(data, "item"), raw_users(data)
-    targets = Counter()
+    targets, windows = Counter(), defaultdict(list)
     for batch in data.train_dataloader():
         histories_B = batch.sequences["history.item"].to_dense()
         rows = zip(batch.users_B.tolist(), histories_B, batch.weights_B, strict=True)
-        for user, ids, weight in rows:
+        for row, (user, ids, weight) in enumerate(rows):
             assert 2 <= len(ids) <= 5
+            windows[raw[user]].append(read(batch, row))
             targets.update((raw[user], id) for id in ids[1:].tolist() * int(weight))
     expected = Counter()
     for user, events in histories(log).items():
         trained = events[: -2 if len(events) >= 3 else None]
         expected.update((user, item[event["item"]]) for event in trained[1:])
+        for window in windows[user]:
+            assert window in [
+                encoded(data, trained[max(end - 5, 0) : end]) for end in range(len(trained) + 1)
+            ]
     assert targets == expected
     assert len(data_module(tmp_path)[0].train_dataloader()) <= len(data.train_dataloader())
 
@@ -216,7 +241,7 @@ def test_random_splits_are_refused_for_sequences(tmp_path):
     ("old", "new", "message"),
     [
         ("item: item, ", "", "entity.item: a sequence task needs .* got None"),
-        ("of: [item, kind]", "of: kind", "needs one sequence of 'item', got none"),
+        ("of: [item, tags, kind]", "of: kind", "needs one sequence of 'item', got none"),
         (
             "max_length: 4}",
             "max_length: 4}\n  - {name: twin, kind: sequence, of: item, max_length: 2}",

@@ -35,8 +35,9 @@ features:
   - {name: tags, kind: categorical, split: "|"}
   - {name: price, kind: dense}
   - {name: image, kind: vector, size: 2}
-  - {name: seen, kind: sequence, of: [item, hour], max_length: 3, times: time}
-  - {name: clicked, kind: sequence, of: item, max_length: 2, where: "click = 1", times: "price - 2"}
+  - {name: seen, kind: sequence, of: [item, tags, hour], max_length: 3, times: time}
+  - {name: clicked, kind: sequence, of: [tags, item], max_length: 2, where: "click = 1",
+     times: "price - 2"}
 """
 LABELS = (label_column("click"), label_column("buy"))
 
@@ -53,7 +54,7 @@ def raw_log(num_events, *, num_users, seed):
             "click": [None if rng.random() < 0.2 else int(c) for c in clicks],
             "buy": rng.integers(0, 2, num_events),
             "price": rng.integers(0, 4, num_events).astype(float),
-            "tags": ["|".join(rng.choice(list("xyz"), rng.integers(1, 4))) for _ in clicks],
+            "tags": [rng.choice(["x|é|é|", "日本", "|x", "y|x", "", None, "|"]) for _ in clicks],
             "image": rng.random((num_events, 2)).tolist(),
         },
         schema_overrides={"click": pl.Int64},
@@ -85,6 +86,10 @@ def earlier(log, row, *, where=lambda event: True):
         if e["user"] == user and (e["time"], r) < (time, row) and where(e)
     ]
     return [e for _, _, e in sorted(before, key=lambda x: x[:2])]
+
+
+def tag_ids(event, known):
+    return [known.get(tag, 0) for tag in (event["tags"] or "").split("|") if tag]
 
 
 def hour(event):
@@ -127,8 +132,7 @@ def test_batches_are_what_the_raw_log_says(tmp_path_factory, num_events, num_use
                 event = log.row(row, named=True)
                 assert ids["item"].to_dense()[i].tolist() == [items.get(event["item"], 0)]
                 assert ids["hour"].to_dense()[i].tolist() == [hour(event)]
-                expected = [tags.get(tag, 0) for tag in event["tags"].split("|")]
-                assert ids["tags"].to_dense()[i].tolist() == expected
+                assert ids["tags"].to_dense()[i].tolist() == tag_ids(event, tags)
                 history = earlier(log, row)[-3:]
                 expected = [items.get(e["item"], 0) for e in history]
                 assert sequences["seen.item"].to_dense()[i].tolist() == expected
@@ -136,6 +140,12 @@ def test_batches_are_what_the_raw_log_says(tmp_path_factory, num_events, num_use
                 clicked = earlier(log, row, where=lambda e: e["click"] == 1)[-2:]
                 expected = [items.get(e["item"], 0) for e in clicked]
                 assert sequences["clicked.item"].to_dense()[i].tolist() == expected
+                for name, events in (("seen", history), ("clicked", clicked)):
+                    lists = [tag_ids(e, tags) for e in events]
+                    counts = sequences[f"{name}.tags.@count"].to_dense()[i].tolist()
+                    assert counts == [len(each) for each in lists]
+                    found = sequences[f"{name}.tags"].to_dense()[i].tolist()
+                    assert found == [id for each in lists for id in each]
                 for name, events in (("seen", [*history, event]), ("clicked", [*clicked, event])):
                     expected = [e["time"] if name == "seen" else e["price"] - 2 for e in events]
                     assert sequences[f"{name}.@time"].to_dense()[i].tolist() == expected
@@ -175,11 +185,18 @@ def test_parts_change_nothing(tmp_path, parts):
     log = raw_log(200, num_users=20, seed=5)
     whole, cut = (build(tmp_path / str(p), log, parts=p) for p in (1, parts))
     files = ["offsets.npy", "train_lengths.npy", "values/item.npy", "values/hour.npy"]
+    files += ["values/tags.npy", "value_offsets/tags.npy"]
     files += [f"filtered/clicked/{f}" for f in files if "hour" not in f]
     files += ["values/seen.@time.npy", "filtered/clicked/values/clicked.@time.npy"]
     for file in files:
         one, other = (np.load(s.path / "histories" / file) for s in (whole, cut))
         np.testing.assert_array_equal(one, other)
+    for path in ("", "filtered/clicked/"):
+        values, offsets = (
+            np.load(cut.path / "histories" / path / name / "tags.npy")
+            for name in ("values", "value_offsets")
+        )
+        assert len(values) == offsets[-1] > 0
     assert pl.read_parquet(whole.users_file).equals(pl.read_parquet(cut.users_file))
     assert len(cut.example_files("train")) > 1
     for split in ("train", "val", "test"):

@@ -187,8 +187,9 @@ def test_expressions_and_conditions_that_do_not_fit(feature_file, store):
     feature_set = feature_file(
         "name: u, kind: categorical",
         "name: s, kind: dense, expr: lower(u)",
-        "name: h, kind: sequence, of: l, max_length: 2, where: u + 1",
+        "name: h, kind: sequence, of: [l, i], max_length: 2, where: u + 1",
         "name: l, kind: categorical",
+        "name: i, kind: categorical, column: l",
         top=LOG + "\nlabel: {name: y, expr: l, where: u}",
     )
     found = mistakes(feature_set, store(events=EVENTS | {"l": [[1]] * 4}))
@@ -197,8 +198,8 @@ def test_expressions_and_conditions_that_do_not_fit(feature_file, store):
         "features.h.where: must be a condition, true or false, got 'u + 1' of type Int64",
         "label.y.where: must be a condition, true or false, got 'u' of type Int64",
         "label.y: must be a number or boolean, got type List(Int64)",
-        "features.h.of: must name single-valued features, got 'l', whose column is of type "
-        "List(Int64)",
+        "features.h.of: an event has one item, got 'i', whose column is of type List(Int64); "
+        "make an event of each item in the data",
     ]
 
 

@@ -7,13 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from recsys.nn.tokens import UNKNOWN, Tokens, is_first, is_last
+from recsys.nn.event_ids import UNKNOWN
+from recsys.nn.tokens import Tokens, is_first, is_last
 from recsys.types import Jagged
 
 ITEM, SIDE, TIME = "history.item_id", "history.genre", "history.@time"
+TAGS, COUNTS = "history.tags", "history.tags.@count"
 SECONDS = st.integers(-(2**40), 2**40)
-EVENTS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), SECONDS), max_size=5)
-# Each history: its events (item, side column, second), and the second that is asked for.
+IDS = st.integers(1, 9)
+EVENTS = st.lists(st.tuples(IDS, IDS, st.lists(IDS, max_size=3), SECONDS), max_size=5)
+# Each history: its events (item, side, list column, second), and the second that is asked for.
 HISTORIES = st.lists(st.tuples(EVENTS, SECONDS), min_size=1, max_size=6)
 
 
@@ -22,7 +25,9 @@ def packed(histories, *, timed=True):
     columns = {
         "device": [[7] for _ in histories],
         TIME: [[*(second for *_, second in events), asked] for events, asked in histories],
-        SIDE: [[side for _, side, _ in events] for events, _ in histories],
+        COUNTS: [[len(tags) for *_, tags, _ in events] for events, _ in histories],
+        SIDE: [[side for _, side, *_ in events] for events, _ in histories],
+        TAGS: [[tag for *_, tags, _ in events for tag in tags] for events, _ in histories],
         ITEM: [[item for item, *_ in events] for events, _ in histories],
     }
     sequences = KeyedJaggedTensor(
@@ -30,30 +35,38 @@ def packed(histories, *, timed=True):
         values=torch.tensor([value for rows in columns.values() for row in rows for value in row]),
         lengths=torch.tensor([len(row) for rows in columns.values() for row in rows]),
     )
-    return Tokens.of(sequences, keys=[ITEM, SIDE], time_key=TIME if timed else None)
+    return Tokens.of(sequences, keys=[ITEM, SIDE, TAGS], time_key=TIME if timed else None)
 
 
 def rows(column_L, lengths_B):
     return [part.tolist() for part in column_L.split(lengths_B.tolist())]
 
 
+def columns_of(tokens):
+    """Ids, or lists of ids, of each column by history."""
+    one_each = [rows(tokens.ids[key].values, tokens.lengths_B) for key in (ITEM, SIDE)]
+    tags = iter(rows(tokens.ids[TAGS].values, tokens.ids[TAGS].counts_L))
+    lists = [[next(tags) for _ in range(length)] for length in tokens.lengths_B.tolist()]
+    assert next(tags, None) is None
+    return [*one_each, lists]
+
+
 def unpacked(tokens):
-    columns = [*tokens.ids.values(), tokens.times_L]
-    by_history = zip(*(rows(column, tokens.lengths_B) for column in columns), strict=True)
+    by_history = zip(*columns_of(tokens), rows(tokens.times_L, tokens.lengths_B), strict=True)
     events = [[*zip(*history, strict=True)] for history in by_history]
     return [*zip(events, tokens.asked_at_B.tolist(), strict=True)]
 
 
 def untimed(histories):
-    return [([event[:2] for event in events], None) for events, _ in histories]
+    return [([event[:3] for event in events], None) for events, _ in histories]
 
 
 def unpacked_untimed(tokens):
     assert tokens.times_L is None
     assert tokens.asked_at_B is None
     assert tokens.asked_at_L() is None
-    items, sides = (rows(ids_L, tokens.lengths_B) for ids_L in tokens.ids.values())
-    return [([*zip(*both, strict=True)], None) for both in zip(items, sides, strict=True)]
+    by_history = zip(*columns_of(tokens), strict=True)
+    return [([*zip(*history, strict=True)], None) for history in by_history]
 
 
 def check(histories, edit, edited):
@@ -65,7 +78,7 @@ def check(histories, edit, edited):
 
 
 def with_unknown(events, asked):
-    return [*events, (UNKNOWN, UNKNOWN, asked)]
+    return [*events, (UNKNOWN, UNKNOWN, [], asked)]
 
 
 @settings(deadline=None)
@@ -73,8 +86,8 @@ def with_unknown(events, asked):
 def test_tokens_of_a_batch(histories):
     check(histories, lambda tokens: tokens, histories)
     tokens = packed(histories)
-    assert list(tokens.ids) == [ITEM, SIDE]
-    assert torch.equal(tokens.items_L, tokens.ids[ITEM])
+    assert list(tokens.ids) == [ITEM, SIDE, TAGS]
+    assert torch.equal(tokens.items_L, tokens.ids[ITEM].values)
     assert tokens.times_L.dtype == torch.int64
 
 
@@ -97,7 +110,7 @@ def test_most_recent(histories, most):
 @settings(deadline=None)
 @given(HISTORIES)
 def test_the_last_event_becomes_what_is_asked_for(histories):
-    expected = [(e[:-1], e[-1][2] if e else asked) for e, asked in histories]
+    expected = [(e[:-1], e[-1][-1] if e else asked) for e, asked in histories]
     check(histories, Tokens.without_last, expected)
 
 
@@ -126,7 +139,7 @@ def test_questions_fit_the_model_and_are_never_empty(histories, most):
 @given(HISTORIES)
 def test_each_token_asks_for_the_second_of_the_next_event(histories):
     tokens = packed(histories)
-    expected = [[*(event[2] for event in e[1:]), asked] for e, asked in histories if e]
+    expected = [[*(event[-1] for event in e[1:]), asked] for e, asked in histories if e]
     assert tokens.asked_at_L().tolist() == [*itertools.chain(*expected)]
     assert unpacked(tokens) == histories
     # In training the inputs ask for the seconds of their targets.
@@ -135,7 +148,7 @@ def test_each_token_asks_for_the_second_of_the_next_event(histories):
 
 
 @settings(deadline=None)
-@given(HISTORIES, st.lists(st.integers(1, 9), max_size=3), st.sampled_from([ITEM, SIDE, "output"]))
+@given(HISTORIES, st.lists(IDS, max_size=3), st.sampled_from([ITEM, SIDE, "output"]))
 def test_what_is_looked_up_and_what_the_encoder_reads(histories, candidates, candidates_key):
     tokens = packed(histories)
     looked_up = tokens.keyed({candidates_key: torch.tensor(candidates, dtype=torch.int64)})
@@ -146,17 +159,22 @@ def test_what_is_looked_up_and_what_the_encoder_reads(histories, candidates, can
         key: [*([event[place] for event in events] for events, _ in histories), []]
         for place, key in enumerate((ITEM, SIDE))
     }
+    tags = [[tags for *_, tags, _ in events] for events, _ in histories]
+    expected[TAGS] = [*([tag for each in lists for tag in each] for lists in tags), []]
+    expected[COUNTS] = [*([len(each) for each in lists] for lists in tags), []]
     expected.setdefault(candidates_key, [[] for _ in (*histories, None)])[-1] = candidates
     assert found == expected
 
+    of_events = {ITEM: ITEM, SIDE: SIDE, TAGS: COUNTS, candidates_key: candidates_key}
     vectors = {
         key: Jagged(torch.stack([jagged.values(), -jagged.values()], dim=1), jagged.lengths())
-        for key, jagged in looked_up.to_dict().items()
+        for key, jagged in ((key, looked_up[of]) for key, of in of_events.items())
     }
     history = tokens.history(vectors)
     assert history.items_LD.tolist() == [[i, -i] for i in tokens.items_L.tolist()]
-    assert list(history.sides) == [SIDE]
-    assert history.sides[SIDE].tolist() == [[i, -i] for i in tokens.ids[SIDE].tolist()]
+    assert list(history.sides) == [SIDE, TAGS]
+    assert history.sides[SIDE].tolist() == [[i, -i] for i in tokens.ids[SIDE].values.tolist()]
+    assert history.sides[TAGS].tolist() == [[i, -i] for i in tokens.ids[TAGS].counts_L.tolist()]
     assert torch.equal(history.lengths_B, tokens.lengths_B)
     assert torch.equal(history.times_L, tokens.times_L)
     assert torch.equal(history.asked_at_L, tokens.asked_at_L())
@@ -167,7 +185,7 @@ def test_what_is_looked_up_and_what_the_encoder_reads(histories, candidates, can
 def test_lookup_without_candidates_and_times(histories):
     tokens = packed(histories, timed=False)
     looked_up = tokens.keyed()
-    assert looked_up.keys() == [ITEM, SIDE]
+    assert looked_up.keys() == [ITEM, SIDE, TAGS, COUNTS]
     assert looked_up[ITEM].lengths().tolist() == [*tokens.lengths_B.tolist(), 0]
     history = tokens.history(
         {

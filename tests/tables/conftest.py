@@ -2,6 +2,7 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from features.columns import count_column
 from features.table_spec import (
     DHETable,
     FullTable,
@@ -37,12 +38,22 @@ SPECS = {
 }
 
 
-def reader(key, position=0, *, namespace=None, num_ids=100, probes=1, pooling="mean", many=False):
-    return Reader(key, position, namespace or key, num_ids, probes, pooling, many)
+def reader(
+    key,
+    position=0,
+    *,
+    namespace=None,
+    num_ids=100,
+    probes=1,
+    pooling="mean",
+    many=False,
+    of_events="none",
+):
+    return Reader(key, position, namespace or key, num_ids, probes, pooling, many, of_events)
 
 
 def example_tables():
-    """One table per way of reading: pooled alone, read as a sequence too, shared, tiny."""
+    """One table per way of reading: pooled alone, as a sequence too, shared, tiny, by lists."""
     return [
         LogicalTable("user", 8, FullTable(), (reader("user", 0),)),
         LogicalTable(
@@ -64,6 +75,18 @@ def example_tables():
             "buckets", 4, HashTable(scheme="hash", rows=150), (reader("c", 5), reader("d", 6))
         ),
         LogicalTable("tiny", 4, FullTable(), (reader("e", 7, num_ids=5, many=True),)),
+        LogicalTable(
+            "tags",
+            4,
+            UnifiedTable(scheme="unified", rows=200),
+            (reader("past.tags", 8, probes=2, many=True, of_events="sum"),),
+        ),
+        LogicalTable(
+            "genre",
+            4,
+            FullTable(),
+            (reader("history.genre", 9, pooling="none", many=True, of_events="mean"),),
+        ),
     ]
 
 
@@ -83,15 +106,22 @@ def example_batch(seed=0, num_examples=8):
         for key, n in lengths.items()
     ]
     history = torch.randint(0, 5, (num_examples,), generator=rng)
+    past = torch.randint(0, 4, (num_examples,), generator=rng)
+    sequences = {"history.item": (draw(100, int(history.sum()), rng), history)}
+    for key, events in (("past.tags", past), ("history.genre", history)):
+        counts = draw(4, int(events.sum()), rng)
+        totals = torch.stack([of_example.sum() for of_example in counts.split(events.tolist())])
+        sequences[key] = (draw(100, int(counts.sum()), rng), totals)
+        sequences[count_column(key)] = (counts, events)
     empty = torch.zeros(0, dtype=torch.int64)
     return Batch(
         ids=KeyedJaggedTensor(
             keys=list(lengths), values=torch.cat(values), lengths=torch.cat([*lengths.values()])
         ),
         sequences=KeyedJaggedTensor(
-            keys=["history.item"],
-            values=torch.randint(0, 100, (int(history.sum()),), generator=rng),
-            lengths=history,
+            keys=list(sequences),
+            values=torch.cat([values for values, _ in sequences.values()]),
+            lengths=torch.cat([lengths for _, lengths in sequences.values()]),
         ),
         dense_BN=torch.zeros(num_examples, 0),
         labels_BT=torch.randint(0, 2, (num_examples, 1), generator=rng).float(),
@@ -101,6 +131,10 @@ def example_batch(seed=0, num_examples=8):
         seen_values=empty,
         seen_lengths_B=empty,
     )
+
+
+def draw(below, size, rng):
+    return torch.randint(0, below, (size,), generator=rng)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from tables.conftest import example_batch, example_tables
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from features.columns import TAKEN_NAMES
+from features.columns import TAKEN_NAMES, count_column
 from features.errors import FeatureConfigError, RunConfigError
 from features.load import parse_feature_set
 from recsys.tables import embedder as embedder_module
@@ -14,7 +14,7 @@ from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.logical import OUTPUT, with_output
 
-WIDTHS = {"user": 8, "item": 8, "a": 8, "b": 4, "c": 4, "d": 4, "e": 4}
+WIDTHS = {"user": 8, "item": 8, "a": 8, "b": 4, "c": 4, "d": 4, "e": 4, "past.tags": 8}
 
 
 def embedder(dense_max_bytes):
@@ -34,15 +34,20 @@ def test_fields_come_in_file_order_with_their_widths(any_store, batch):
         k: (8, width) for k, width in WIDTHS.items()
     }
     assert list(embedded.fields) == list(WIDTHS)
-    history = embedded.sequences["history.item"]
-    assert history.lengths_B.tolist() == batch.sequences["history.item"].lengths().tolist()
+    assert list(embedded.sequences) == ["history.item", "history.genre"]
+    for history in embedded.sequences.values():
+        assert history.lengths_B.tolist() == batch.sequences["history.item"].lengths().tolist()
+
+
+def weights_of(built):
+    return {
+        n.split(".")[-2 if n.endswith("weight") else -1]: p for n, p in built.named_parameters()
+    }
 
 
 def test_lookups_equal_a_loop_over_examples(any_store, batch):
     embedded = any_store(batch)
-    weights = {
-        n.split(".")[-2 if n.endswith("weight") else -1]: p for n, p in any_store.named_parameters()
-    }
+    weights = weights_of(any_store)
     for key in "user", "b", "e":
         scheme = any_store.schemes[any_store.scheme_of[key]]
         jagged = batch.ids[key]
@@ -58,12 +63,61 @@ def test_lookups_equal_a_loop_over_examples(any_store, batch):
             torch.testing.assert_close(embedded.fields[key][row], pooled)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_lists_of_events_equal_a_loop_over_events(any_store, seed):
+    batch = example_batch(seed)
+    embedded, weights = any_store(batch), weights_of(any_store)
+    counts = {
+        key: batch.sequences[count_column(key)].to_dense() for key in ("past.tags", "history.genre")
+    }
+    assert 0 in torch.cat(counts["past.tags"])
+    assert [] in [of_example.tolist() for of_example in counts["past.tags"]]
+
+    def event_vectors(key, how):
+        """By example, a vector per event."""
+        scheme = any_store.schemes[any_store.scheme_of[key]]
+        weight, ids = weights[scheme.physical_tables[0].name], batch.sequences[key].values()
+        start, found = 0, []
+        for of_example in counts[key]:
+            found.append([])
+            for count in of_example.tolist():
+                remapped = scheme.remap({key: ids[start : start + count]})
+                rows = torch.cat([weight[r] for r in remapped.values()], 1).sum(0)
+                found[-1].append(rows / max(count, 1) if how == "mean" else rows)
+                start += count
+        return found
+
+    zero = torch.zeros(8)
+    for row, vectors in enumerate(event_vectors("past.tags", "sum")):
+        expected = torch.stack([*vectors, zero]).sum(0) / max(len(vectors), 1)
+        torch.testing.assert_close(embedded.fields["past.tags"][row], expected)
+    expected = [v for vectors in event_vectors("history.genre", "mean") for v in vectors]
+    history = embedded.sequences["history.genre"]
+    torch.testing.assert_close(history.values_LD, torch.stack(expected))
+    alone = any_store.sequences(batch.sequences)["history.genre"]
+    assert torch.equal(alone.values_LD, history.values_LD)
+    assert torch.equal(alone.lengths_B, history.lengths_B)
+
+
+def test_all_lists_of_events_are_empty(any_store):
+    zeros, two = torch.zeros(2, dtype=torch.int64), torch.tensor([2, 0])
+    keyed = KeyedJaggedTensor(
+        keys=["history.genre.@count", "history.genre"],
+        values=zeros,
+        lengths=torch.cat([two, zeros]),
+    )
+    found = any_store.sequences(keyed)["history.genre"]
+    assert found.values_LD.tolist() == [[0.0] * 4] * 2
+    assert found.lengths_B.tolist() == [2, 0]
+
+
 def test_both_stores_start_from_the_same_values_and_give_the_same_gradients(batch):
     gradients = []
     for dense_max_bytes in 10**9, 0:
         built = embedder(dense_max_bytes)
         embedded = built(batch)
-        vectors = [*embedded.fields.values(), embedded.sequences["history.item"].values_LD]
+        histories = [history.values_LD for history in embedded.sequences.values()]
+        vectors = [*embedded.fields.values(), *histories]
         loss = sum((v * torch.arange(1.0, v.numel() + 1).view(v.shape)).sum() for v in vectors)
         loss.backward()
         gradients.append(
@@ -76,7 +130,8 @@ def test_both_stores_start_from_the_same_values_and_give_the_same_gradients(batc
             }
         )
     one, other = gradients
-    assert one.keys() == other.keys() == {"user", "item", "shared", "buckets", "tiny"}
+    tables = {"user", "item", "shared", "buckets", "tiny", "tags", "genre"}
+    assert one.keys() == other.keys() == tables
     for name in one:
         torch.testing.assert_close(one[name], other[name])
 
@@ -84,8 +139,8 @@ def test_both_stores_start_from_the_same_values_and_give_the_same_gradients(batc
 def test_readers_without_ids_are_left_out(any_store, batch):
     batch.ids = None
     embedded = any_store(batch)
-    assert not embedded.fields
-    assert list(embedded.sequences) == ["history.item"]
+    assert list(embedded.fields) == ["past.tags"]
+    assert list(embedded.sequences) == ["history.item", "history.genre"]
 
 
 def test_the_catalogue_has_the_vector_of_every_id_with_gradient():
@@ -120,7 +175,7 @@ def test_the_catalogue_of_every_scheme_is_what_batches_read(batch, key):
 
 def test_sequences_alone_are_looked_up_as_in_a_batch(any_store, batch):
     expected = any_store(batch).sequences["history.item"]
-    [ids, lengths] = batch.sequences["history.item"].values(), batch.sequences.lengths()
+    ids, lengths = (batch.sequences["history.item"].values(), expected.lengths_B)
     keyed = KeyedJaggedTensor(
         keys=["item", "history.@time", "history.item"],
         values=torch.cat([torch.tensor([3, 5, 3, 10**12]), ids]),
@@ -140,7 +195,7 @@ def test_sequences_alone_are_looked_up_as_in_a_batch(any_store, batch):
 def test_an_output_table_is_one_more_of_the_same_kind_with_values_of_its_own(dense_max_bytes):
     tables = with_output(tuple(example_tables()), of="history.item")
     *others, item, output = (tables[0], *tables[2:-1], tables[1], tables[-1])
-    assert [t.name for t in others] == ["user", "shared", "buckets", "tiny"]
+    assert [t.name for t in others] == ["user", "shared", "buckets", "tiny", "tags", "genre"]
     assert (output.name, output.dim, output.spec) == ("item_output", item.dim, item.spec)
     assert [reader.key for reader in output.readers] == [OUTPUT]
     built = Embedder(tables, config=TablesConfig(dense_max_bytes=dense_max_bytes))

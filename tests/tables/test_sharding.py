@@ -13,10 +13,11 @@ from features.errors import RunConfigError
 from recsys.tables.config import FusedOptimizer, TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.plan import local_parts, shard
+from recsys.tables.pooling import pool
 from recsys.types import Batch
 
 LR, EPS, STEPS = 0.1, 1e-8, 4
-TABLES = ("user", "item", "shared", "buckets")
+TABLES = ("user", "item", "shared", "buckets", "tags", "genre")
 REFERENCE = {
     "sgd": lambda p: torch.optim.SGD(p, lr=LR),
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=LR, eps=EPS),
@@ -37,14 +38,15 @@ class Scorer(torch.nn.Module):
     def __init__(self, config):
         super().__init__()
         self.embedder = Embedder(example_tables(), config=config)
-        self.weight_C = torch.nn.Parameter(torch.linspace(-1, 1, 48))
+        self.weight_C = torch.nn.Parameter(torch.linspace(-1, 1, 60))
 
     def forward(self, batch):
         embedded = self.embedder(batch)
-        history = embedded.sequences["history.item"]
-        owner = torch.arange(len(batch)).repeat_interleave(history.lengths_B)
-        summed = torch.zeros(len(batch), 8).index_add(0, owner, history.values_LD.tanh())
-        logits = torch.cat([*embedded.fields.values(), summed], 1).sin() @ self.weight_C
+        summed = [
+            pool(history.values_LD.tanh(), history.lengths_B, how="sum")
+            for history in embedded.sequences.values()
+        ]
+        logits = torch.cat([*embedded.fields.values(), *summed], 1).sin() @ self.weight_C
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels_BT[:, 0])
 
 

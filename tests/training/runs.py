@@ -44,16 +44,18 @@ features:
   - {name: item_id, kind: categorical}
   - {name: history, kind: sequence, of: item_id, max_length: 10}
 """
-# The events of a day are ties.
+# The events of a day are ties; an item has none, one or several tags.
 TIMED = """
-sources: {events: events.parquet}
+sources: {events: events.parquet, items: {path: items.parquet, on: item_id}}
 entity: {user: user_id, item: item_id, time: timestamp}
 split: {kind: leave_one_out}
 defaults: {dim: 8}
 features:
   - {name: device, kind: categorical, dim: 4}
   - {name: item_id, kind: categorical}
-  - {name: history, kind: sequence, of: [device, item_id], max_length: 10,
+  - {name: tags, kind: categorical, split: "|", pooling: sum, dim: 4,
+     expr: "case when list_price < 10 then '' else tags end"}
+  - {name: history, kind: sequence, of: [device, item_id, tags], max_length: 10,
      times: "cast(timestamp as date)"}
 """
 

@@ -165,8 +165,8 @@ def test_the_same_steps_and_metrics_however_tables_are_stored(runs, name, other)
             torch.testing.assert_close(
                 *map(torch.from_numpy, (two[key], one[key])), atol=1e-5, rtol=0, msg=where
             )
-    tables = {"item_id", "item_id_output", "device"} & weights[0].keys()
-    assert len(tables) == 1 + ((CASES | FULL)[name].output == "separate") + (name == "timed")
+    tables = {"item_id", "item_id_output", "device", "tags"} & weights[0].keys()
+    assert len(tables) == 1 + ((CASES | FULL)[name].output == "separate") + 2 * (name == "timed")
     for table in tables:  # the steps did something
         assert abs(weights[-1][table] - weights[0][table]).max() > 1e-3
 

@@ -13,6 +13,7 @@ from training.runs import data_module, write_inputs
 
 from models import HSTU, BERT4Rec, ESASRec, GSASRec, SASRec
 from recsys.losses import BinaryCrossEntropy, FullSoftmax, GeneralizedBCE, SampledSoftmax
+from recsys.nn.event_ids import EventIds
 from recsys.nn.tokens import Tokens
 from recsys.tables import embedder
 from recsys.tables.config import TablesConfig
@@ -102,10 +103,16 @@ def test_only_events_of_one_second_change_places_and_columns_stay_aligned(times,
     num_tokens = int(lengths_B.sum())
     event_L = torch.arange(num_tokens)
     times_L = torch.tensor([t for each in times for t in each], dtype=torch.int64)
-    tokens = Tokens({"item": event_L, "side": event_L + 100}, lengths_B, times_L, lengths_B)
+    counts_L = event_L % 3  # of the event's own number
+    lists = EventIds(event_L.repeat_interleave(counts_L), counts_L)
+    ids = {"item": EventIds(event_L), "side": EventIds(event_L + 100), "list": lists}
+    tokens = Tokens(ids, lengths_B, times_L, lengths_B)
     _, chance_L = token_chances(torch.arange(len(times)), lengths_B, salt=salt)
     shuffled = tokens.with_ties_shuffled(chance_L)
-    assert torch.equal(shuffled.ids["side"], shuffled.items_L + 100)
+    assert torch.equal(shuffled.ids["side"].values, shuffled.items_L + 100)
+    lists = shuffled.ids["list"]
+    assert torch.equal(lists.counts_L, shuffled.items_L % 3)
+    assert torch.equal(lists.values, shuffled.items_L.repeat_interleave(lists.counts_L))
     assert shuffled.lengths_B is lengths_B
     assert torch.equal(shuffled.times_L, times_L)
     assert shuffled.items_L.sort().values.tolist() == event_L.tolist()
@@ -117,7 +124,7 @@ def test_only_events_of_one_second_change_places_and_columns_stay_aligned(times,
 def test_all_orders_of_ties_are_equally_likely():
     lengths_B = torch.full((6000,), 3)
     tokens = Tokens(
-        {"item": torch.arange(3).repeat(6000)}, lengths_B, torch.zeros(18000), lengths_B
+        {"item": EventIds(torch.arange(3).repeat(6000))}, lengths_B, torch.zeros(18000), lengths_B
     )
     _, chance_L = token_chances(torch.arange(6000), lengths_B, salt=5)
     orders = Counter(map(tuple, tokens.with_ties_shuffled(chance_L).items_L.view(-1, 3).tolist()))
@@ -139,15 +146,18 @@ def looked_up(task, batch, *, step):
 
 
 def events_read(task, batches, *, step):
-    """The (item, device) pairs of the histories of a training step, by user."""
+    """The (item, device, tags) of the histories of a training step, by user."""
     read = {}
     for batch in batches:
         keyed = looked_up(task, batch, step=step)
         items, devices = (keyed[f"history.{key}"].to_dense() for key in ("item_id", "device"))
+        counts = keyed["history.tags.@count"]
+        tags = iter(keyed["history.tags"].values().split(counts.values().tolist()))
         rows = zip(batch.users_B.tolist(), items, devices, batch.weights_B.tolist(), strict=False)
         for user, items_L, devices_L, weight in rows:
+            tags_L = [tuple(next(tags).tolist()) for _ in items_L]
             if weight:
-                read[user] = list(zip(items_L.tolist(), devices_L.tolist(), strict=True))
+                read[user] = list(zip(items_L.tolist(), devices_L.tolist(), tags_L, strict=True))
     return read
 
 
@@ -161,6 +171,8 @@ def test_ties_come_in_another_order_each_step_whatever_the_number_of_ranks(direc
     task = built_task(data, BERT4Rec, loss=loss, last_only_share=1.0, shuffle_ties=True)
     steps = [events_read(task, batches, step=step) for step in (0, 1)]
     assert steps[0] != steps[1]
+    tags_of_items = {item: tags for pairs in stored.values() for item, _, tags in pairs}
+    assert {len(tags) for tags in tags_of_items.values()} >= {0, 1, 2}
     times = {}
     for batch in batches:
         seconds = [s[:-1].tolist() for s in batch.sequences["history.@time"].to_dense()]
@@ -169,6 +181,7 @@ def test_ties_come_in_another_order_each_step_whatever_the_number_of_ranks(direc
     for read in steps:
         assert read.keys() == stored.keys()
         for user, pairs in read.items():
+            assert {pair[0]: pair[2] for pair in pairs}.items() <= tags_of_items.items()
             # Of a history that is longer than the model reads, the events of the first second may
             # be exchanged for another of that second.
             of_user = times[user][-len(pairs) :]
@@ -184,6 +197,19 @@ def test_ties_come_in_another_order_each_step_whatever_the_number_of_ranks(direc
         of_rank = events_read(task, list(data.train_dataloader()), step=1)
         assert 0 < len(of_rank) < len(stored)
         assert of_rank == {user: steps[1][user] for user in of_rank}
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_masked_event_hides_its_list(directory, share):
+    data = data_module(directory, "timed", batch_size=16)
+    loss = SampledSoftmax(num_negatives=3)
+    task = built_task(data, BERT4Rec, loss=loss, mask_share=share, last_only_share=0.0)
+    task.trainer = SimpleNamespace(
+        world_size=1, global_step=0, log_every_n_steps=10**9, is_last_batch=False
+    )
+    task.training_step(next(iter(data.train_dataloader())), 0).backward()
+    gradient = task.embedder.replicated.weights["tags"].grad
+    assert bool(gradient.any()) == (share < 1)
 
 
 @pytest.mark.parametrize("encoder", [SASRec, BERT4Rec])
@@ -210,6 +236,19 @@ def test_every_step_has_other_negatives_and_masks_in_the_same_lookup(directory, 
 
 
 # ------------------------------------------------------------------------------------- build
+def test_lists_of_events_are_pooled_as_their_feature_says(directory):
+    readers = built_task(data_module(directory, "timed")).embedder.readers
+    found = {key: (reader.pooling, reader.event_pooling) for key, reader in readers.items()}
+    assert found == {
+        "device": ("mean", "none"),
+        "item_id": ("mean", "none"),
+        "tags": ("sum", "none"),
+        "history.device": ("none", "none"),
+        "history.item_id": ("none", "none"),
+        "history.tags": ("none", "sum"),
+    }
+
+
 def test_the_encoder_is_built_for_items_first_and_times_but_not_for_the_output(directory):
     layouts = []
 
@@ -221,8 +260,8 @@ def test_the_encoder_is_built_for_items_first_and_times_but_not_for_the_output(d
         task = SequenceTask(encoder=encoder, item_output="separate", ks=KS)
         task.build(data_module(directory, features).schema)
     timed, plain = layouts
-    assert timed.sequences == {"history.item_id": 8, "history.device": 4}
-    assert list(timed.sequences) == ["history.item_id", "history.device"]
+    assert timed.sequences == {"history.item_id": 8, "history.device": 4, "history.tags": 4}
+    assert list(timed.sequences) == ["history.item_id", "history.device", "history.tags"]
     assert timed.has_times
     assert plain.sequences == {"history.item_id": 8}
     assert not plain.has_times
