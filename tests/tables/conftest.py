@@ -52,6 +52,24 @@ def reader(
     return Reader(key, position, namespace or key, num_ids, probes, pooling, many, of_events)
 
 
+# Schemes whose tables can be sharded, each read by a feature of one id and one of several.
+SHARDED = {
+    "turns": UnifiedTable(scheme="unified", rows=60, num_tables=2),
+    "multihash": MultihashTable(scheme="multihash", rows=60, num_hashes=4),
+    "pq": PQTable(scheme="pq", rows=40, num_chunks=2),
+    "qr": QRTable(scheme="qr", rows=40),
+    "tt": TTTable(scheme="tt", rows=40),
+    "mixed": MixedDimTable(scheme="mixed_dim", rows=120),
+}
+# Those that are replicated whatever their size.
+REPLICATED = {
+    "robe": RobeTable(scheme="robe", rows=40),
+    "hashednet": HashedNetTable(scheme="hashednet", rows=40),
+    "dhe": DHETable(scheme="dhe", rows=60, num_layers=2),
+}
+OF_SCHEMES = [f"{name}_{number}" for name in SHARDED | REPLICATED for number in ("one", "many")]
+
+
 def example_tables():
     """One table per way of reading: pooled alone, as a sequence too, shared, tiny, by lists."""
     return [
@@ -87,6 +105,18 @@ def example_tables():
             FullTable(),
             (reader("history.genre", 9, pooling="none", many=True, of_events="mean"),),
         ),
+        *[
+            LogicalTable(
+                name,
+                8,
+                spec,
+                (
+                    reader(f"{name}_one", 10 + 2 * number),
+                    reader(f"{name}_many", 11 + 2 * number, pooling="sum", many=True),
+                ),
+            )
+            for number, (name, spec) in enumerate((SHARDED | REPLICATED).items())
+        ],
     ]
 
 
@@ -107,6 +137,10 @@ def example_batch(seed=0, num_examples=8):
     ]
     history = torch.randint(0, 5, (num_examples,), generator=rng)
     past = torch.randint(0, 4, (num_examples,), generator=rng)
+    for key in OF_SCHEMES:
+        is_many = key.endswith("many")
+        lengths[key] = draw(4, num_examples, rng) if is_many else torch.ones_like(history)
+        values.append(draw(100, int(lengths[key].sum()), rng))
     sequences = {"history.item": (draw(100, int(history.sum()), rng), history)}
     for key, events in (("past.tags", past), ("history.genre", history)):
         counts = draw(4, int(events.sum()), rng)

@@ -107,6 +107,11 @@ def _width(wanted: float, dim: int) -> int:
     return width if width < _ROW_STEP or width == dim else width - width % _ROW_STEP
 
 
+def _next_width(width: int, dim: int) -> int:
+    following = width + 1 if width < _ROW_STEP else width + _ROW_STEP
+    return min(following, dim)
+
+
 def _dims(counts: Mapping[str, int], *, dim: int, allowed: int) -> dict[str, int] | None:
     """Width by feature; None where not even width 1 has room."""
 
@@ -127,8 +132,13 @@ def _dims(counts: Mapping[str, int], *, dim: int, allowed: int) -> dict[str, int
         middle = (low + high) / 2
         low, high = (low, middle) if total(dims_at(middle)) <= allowed else (middle, high)
     dims = dims_at(high) if total(dims_at(high)) <= allowed else narrowest
-    for name in sorted(counts, key=lambda n: (counts[n], n)):
-        for width in range(dims[name] + 1, dim + 1):
-            if _width(width, dim) == width and total(dims | {name: width}) <= allowed:
-                dims[name] = width
-    return dims
+    # What rounding down has left: a step for each in turn, those with few ids first.
+    by_count = sorted(counts, key=lambda name: (counts[name], name))
+    while True:
+        before = dict(dims)
+        for name in by_count:
+            wider = dims | {name: _next_width(dims[name], dim)}
+            if total(wider) <= allowed:
+                dims = wider
+        if dims == before:
+            return dims
