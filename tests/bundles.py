@@ -34,11 +34,13 @@ def write_data(directory):
     items.write_parquet(directory / "items.parquet")
 
 
-def train(directory, names, *, features, encoder=None, **settings):
+def train(directory, names, *, features, encoder=None, tables=None, **settings):
     """Runs and bundles of models of one kind, below `directory`.
 
-    Sequence models can be given settings of the encoder, where it knows them, and of the task.
+    Rankers' tables are all sharded unless `tables` says otherwise. Sequence models can be given
+    settings of the encoder, where it knows them, and of the task.
     """
+    tables = {"dense_max_bytes": 0} if tables is None else tables
     write_data(directory / "data")
     kind = "ranking" if names[0] in RANKERS else "sequence"
     (directory / f"{kind}.yaml").write_text(features)
@@ -47,8 +49,8 @@ def train(directory, names, *, features, encoder=None, **settings):
         known = inspect.signature(getattr(models, name)).parameters
         more = {key: value for key, value in (encoder or {}).items() if key in known}
         model = {"class_path": name, "init_args": SIZES.get(name, {}) | more}
-        if kind == "ranking":  # all tables are sharded
-            arguments = {"ranker": model, "optimizer": adam, "tables": {"dense_max_bytes": 0}}
+        if kind == "ranking":
+            arguments = {"ranker": model, "optimizer": adam, "tables": tables}
         else:
             arguments = {"encoder": model, "optimizer": adam, "ks": [5], **settings}
         task = {"class_path": f"{kind.title()}Task", "init_args": arguments}
