@@ -5,6 +5,7 @@ from models.dcnv2 import DCNv2 as DCNv2
 from models.deepfm import DeepFM as DeepFM
 from models.dlrm import DLRM as DLRM
 from models.esasrec import ESASRec as ESASRec
+from models.fm import FM as FM
 from models.gsasrec import GSASRec as GSASRec
 from models.hstu import HSTU as HSTU
 from models.sasrec import SASRec as SASRec
@@ -12,6 +13,7 @@ from models.transformer import SequenceTransformer as SequenceTransformer
 
 __all__ = [
     "DLRM",
+    "FM",
     "HSTU",
     "BERT4Rec",
     "DCNv2",

@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -29,6 +31,12 @@ def embedded(of, batch_size=5):
     )
 
 
+def built(name, of, **settings):
+    """A ranker with those of the settings that it knows."""
+    known = inspect.signature(getattr(models, name)).parameters
+    return getattr(models, name)(of, **{k: v for k, v in settings.items() if k in known})
+
+
 class Flat(nn.Module):
     """The ranker as an export sees it: tensors in, tensor out."""
 
@@ -41,7 +49,7 @@ class Flat(nn.Module):
 
 
 def test_all_rankers_are_found():
-    assert sorted(RANKERS) == ["DCNv2", "DLRM", "DeepFM"]
+    assert sorted(RANKERS) == ["DCNv2", "DLRM", "DeepFM", "FM"]
 
 
 @pytest.mark.parametrize("labels", [("click",), ("click", "buy", "like")])
@@ -50,7 +58,7 @@ def test_all_rankers_are_found():
 def test_shape_gradients_and_determinism(name, num_dense, labels):
     of = layout(num_dense=num_dense, labels=labels)
     torch.manual_seed(0)
-    model = getattr(models, name)(of, dropout=0.5, batch_norm=True)
+    model = built(name, of, dropout=0.5, batch_norm=True)
     inputs = embedded(of)
     logits_BT = model(inputs)
     assert logits_BT.shape == (5, len(labels))
@@ -111,6 +119,20 @@ def test_deepfm_is_the_sum_of_its_three_terms():
     torch.testing.assert_close(model(inputs), first + pairs + deep)
 
 
+@pytest.mark.parametrize("first_order", [True, False])
+def test_fm_is_the_sum_of_all_pairs(first_order):
+    of = layout(num_dense=1, labels=("click",))
+    model = models.FM(of, first_order=first_order)
+    inputs = embedded(of)
+    dense = inputs.dense_BN[:, 0, None] * model.dense_vectors_ND[0]
+    vectors = [*inputs.fields.values(), dense]
+    pairs = sum((one * other).sum(1) for i, one in enumerate(vectors) for other in vectors[i + 1 :])
+    expected = pairs + model.bias_T
+    if first_order:
+        expected = expected + inputs.concatenated_BC() @ model.first_order.weight[0]
+    torch.testing.assert_close(model(inputs).squeeze(1), expected)
+
+
 def test_dlrm_feeds_the_bottom_vector_and_all_dots_to_the_top():
     of = layout(fields=("user", "item"))
     model = models.DLRM(of, bottom_mlp=(8,), top_mlp=(8,))
@@ -122,7 +144,7 @@ def test_dlrm_feeds_the_bottom_vector_and_all_dots_to_the_top():
     torch.testing.assert_close(model(inputs), expected)
 
 
-@pytest.mark.parametrize("name", ["DeepFM", "DLRM"])
+@pytest.mark.parametrize("name", ["DeepFM", "DLRM", "FM"])
 def test_fields_of_different_width(name):
     of = FieldLayout({"user": 4, "item": 8}, {}, 0, ("click",))
     with pytest.raises(RunConfigError, match=rf"^{name}: needs all fields of one width, got user"):
