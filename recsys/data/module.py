@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,10 +129,10 @@ class RecsysData(LightningDataModule):
             self._store = store
         return self._store
 
-    @property
+    @cached_property
     def schema(self) -> FeatureSchema:
-        """What the data is encoded with."""
-        return self.store.schema
+        """What the data is encoded with, and the tables of the present feature file."""
+        return replace(self.store.schema, feature_set=self.feature_set)
 
     def prepare_data(self) -> None:
         """Build the encoded data, once per machine."""

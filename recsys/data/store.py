@@ -161,7 +161,7 @@ def prepare(
     data_fingerprint = fingerprint_files(
         source_files(feature_set, data_dir), cache=store_root / "fingerprints.json"
     )
-    identity = f"{FORMAT_VERSION}|{feature_set.model_dump_json()}|{data_fingerprint}"
+    identity = f"{FORMAT_VERSION}|{_of_rows(feature_set)}|{data_fingerprint}"
     path = store_root / xxhash.xxh3_64_hexdigest(identity.encode())
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
@@ -184,6 +184,14 @@ def prepare(
             shutil.rmtree(unfinished, ignore_errors=True)
         _log.info("built %s in %.1f s: %s examples", path, time.monotonic() - started, rows)
     return EncodedStore.open(path)
+
+
+def _of_rows(feature_set: FeatureSet) -> str:
+    """What encoded rows follow from: all but how ids are stored, looked up and pooled."""
+    of_tables = {"table", "dim", "probes", "pooling"}
+    return feature_set.model_dump_json(
+        exclude={"tables": True, "defaults": True, "features": {"__all__": of_tables}}
+    )
 
 
 def write_manifest(

@@ -17,6 +17,7 @@ from features.split import assign_split
 from recsys.data import store as store_module
 from recsys.data.collate import RankingCollate
 from recsys.data.loader import BatchLoader
+from recsys.data.module import RecsysData
 from recsys.data.partitions import EncodedEvents
 from recsys.data.sources import ParquetSource
 from recsys.data.store import EncodedStore, prepare
@@ -299,6 +300,24 @@ def test_other_data_and_other_features_are_other_stores(built):
     )
     assert longer.path != other.path
     assert built.path.is_dir()
+
+
+def test_the_same_store_serves_whatever_the_tables(built, monkeypatch):
+    forbid_building(monkeypatch)
+    folder = built.path.parents[1]
+    stored_otherwise = FEATURES.replace(
+        "features:", "defaults: {dim: 5}\ntables: {t: {scheme: unified, rows: 9}}\nfeatures:"
+    ).replace("column: price,", "column: price, table: t, probes: 2,")
+    stored_otherwise = stored_otherwise.replace('"|"}', '"|", pooling: sum, dim: 3}')
+    assert build(folder, raw_log(60, num_users=9, seed=3), features=stored_otherwise) == built
+    data = RecsysData(
+        str(folder / "features.yaml"), str(folder), batch_size=8, store=str(folder / "store")
+    )
+    assert data.store == built
+    assert data.schema.feature_set == data.feature_set
+    assert data.schema.feature_set.feature("hour").table == "t"
+    assert built.schema.feature_set.feature("hour").table is None
+    assert data.schema.fingerprint() == built.schema.fingerprint()
 
 
 DAMAGES = {
