@@ -10,6 +10,7 @@ VERBS = {
     "simulate": ("recsys.data.simulate", "write a click log whose true probabilities are known"),
     "export": ("recsys.export", "turn a checkpoint into a bundle"),
     "score": ("recsys.score", "score raw Parquet with a bundle"),
+    "compare-tables": ("recsys.search.compare", "train with tables stored in several ways"),
     "report": ("recsys.report", "metrics of scored Parquet"),
 }
 
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
         else:
             print("usage: python -m recsys VERB [-h] ...", file=stream)
         for verb, (_, purpose) in VERBS.items():
-            print(f"  {verb:<10} {purpose}", file=stream)
+            print(f"  {verb:<14} {purpose}", file=stream)
         return 0 if asked_for_help else 2
     # Imported only now: scoring must not load the training code.
     module = import_module(VERBS[arguments[0]][0])

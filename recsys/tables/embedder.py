@@ -137,6 +137,11 @@ class Embedder(nn.Module):
         """What decides which rows an id reaches, as JSON, by logical table."""
         return {scheme.table.name: scheme.row_meaning() for scheme in self._schemes}
 
+    @property
+    def num_bytes(self) -> int:
+        """All that training changes of all tables, on all ranks together."""
+        return sum(scheme.num_bytes for scheme in self._schemes)
+
     def sharded_tables(self) -> tuple[PhysicalTable, ...]:
         """Tables of the TorchRec collections."""
         return tuple(t for tables in self._sharded.values() for t in tables)

@@ -123,7 +123,14 @@ class Results(Callback):
         if not trainer.is_global_zero:
             return
         described = trainer.datamodule.describe()  # pyright: ignore[reportAttributeAccessIssue]
-        report = {**self._read(), **described, "seed": task.seed, **part}
+        report = {
+            **self._read(),
+            **described,
+            "seed": task.seed,
+            "monitor": task.monitor.partition("/")[2],
+            "table_bytes": task.embedder.num_bytes,
+            **part,
+        }
         self._file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._file.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(report, indent=2) + "\n")

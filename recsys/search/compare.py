@@ -1,0 +1,212 @@
+"""Ways to store tables beside each other: `python -m recsys compare-tables -c EXPERIMENT ...`.
+
+Trains an experiment once per scheme, byte budget and seed, and writes what came out as a table
+(results.csv) and a picture (results.png: the metric against bytes, a line per scheme).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from features.errors import RecsysError, RunConfigError
+from features.yaml_tree import parse_yaml
+from recsys.search.grid import Grid, Training, shown
+from recsys.search.pareto import draw
+from recsys.search.variants import Variant, check_budgets, feature_file
+
+_OF_TRAINING = ("--trainer.", "--data.", "--model.", "--run.")
+_CSV, _PNG = "results.csv", "results.png"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to store the tables.
+
+    Attributes:
+        variant: Scheme and options.
+        budget: Bytes of each table; None for a scheme without a choice.
+    """
+
+    variant: Variant
+    budget: str | None
+
+    @property
+    def name(self) -> str:
+        """As part of a file's name."""
+        text = self.variant.text.replace(":", "-").replace("=", "-").replace(",", "-")
+        return text if self.budget is None else f"{text}_{self.budget.replace(' ', '')}"
+
+
+def cells(schemes: Sequence[str], budgets: Sequence[str]) -> list[Cell]:
+    """All schemes at all budgets; those without a size once.
+
+    Raises:
+        RunConfigError: a scheme or budget cannot be read, or a budget is missing.
+    """
+    variants = [Variant.parse(text) for text in schemes]
+    check_budgets(budgets)
+    if not budgets and any(variant.has_size for variant in variants):
+        raise RunConfigError(
+            "--budgets: is missing, got none; allowed sizes such as 158kB 1.6MB; all schemes but "
+            "full need one"
+        )
+    found = [Cell(v, b) for b in budgets for v in variants if v.has_size]
+    return [*(Cell(v, None) for v in variants if not v.has_size), *found]
+
+
+def collect(grid: Grid, trainings: Sequence[tuple[Cell, Training]]) -> pl.DataFrame:
+    """A row per run that has been tested: scheme, budget, seed, bytes and metrics."""
+    rows: list[dict[str, Any]] = []
+    for cell, training in trainings:
+        found = grid.results(training)
+        if found is None:
+            continue
+        rows.append(
+            {
+                "scheme": cell.variant.text,
+                "budget": cell.budget,
+                "seed": training.seed,
+                "table_bytes": found["table_bytes"],
+                "epoch": found["epoch"],
+                "train_s": found["train_s"],
+                "monitor": found["monitor"],
+                **shown(found["test"]),
+            }
+        )
+    return pl.DataFrame(rows, schema_overrides={"budget": pl.String}, infer_schema_length=None)
+
+
+def summary(runs: pl.DataFrame, *, metric: str) -> pl.DataFrame:
+    """Mean and standard deviation over the seeds, a row per scheme and budget, in file order."""
+    return runs.group_by("scheme", "budget", maintain_order=True).agg(
+        pl.col("table_bytes").first(),
+        seeds=pl.len(),
+        mean=pl.col(metric).mean(),
+        deviation=pl.col(metric).std(),
+    )
+
+
+def table_lines(rows: pl.DataFrame, *, metric: str) -> list[str]:
+    """The summary in Markdown."""
+    lines = [f"| scheme | budget | bytes | seeds | test {metric} |", "|---|---|---:|---:|---:|"]
+    for row in rows.iter_rows(named=True):
+        deviation = "" if row["deviation"] is None else f" ± {row['deviation']:.4f}"
+        lines.append(
+            f"| {row['scheme']} | {row['budget'] or '-'} | {row['table_bytes']:,} | "
+            f"{row['seeds']} | {row['mean']:.4f}{deviation} |"
+        )
+    return lines
+
+
+def _trainings(options: argparse.Namespace, directory: Path) -> list[tuple[Cell, Training]]:
+    """All runs, first seeds first; writes their feature files when all of them are right."""
+    source = _features_of(options.config)
+    texts, mistakes = {}, []
+    for cell in cells(options.schemes, options.budgets):
+        try:
+            texts[cell] = feature_file(
+                source.read_text(),
+                name=str(source),
+                variant=cell.variant,
+                budget=cell.budget,
+                tables=options.tables,
+            )
+        except RecsysError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise RunConfigError(dict.fromkeys(mistakes))
+    folder = directory / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for cell, text in texts.items():
+        (folder / f"{cell.name}.yaml").write_text(text)
+    for seed in options.seeds:
+        for cell in texts:
+            file = folder / f"{cell.name}.yaml"
+            found.append((cell, Training(f"{cell.name}_s{seed}", file, seed)))
+    return found
+
+
+def _features_of(experiment: Path) -> Path:
+    """The feature file that an experiment names."""
+    if not experiment.is_file():
+        raise RunConfigError(f"-c: is no file, got {experiment}; give an experiment file")
+    content = parse_yaml(experiment.read_text(), name=str(experiment)).value
+    data = content.get("data") if isinstance(content, dict) else None
+    features = data.get("features") if isinstance(data, dict) else None
+    if not isinstance(features, str) or not Path(features).is_file():
+        raise RunConfigError(
+            f"{experiment}: data.features is no feature file, got {features!r}; run this where "
+            f"the path in the experiment file leads to it"
+        )
+    return Path(features)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; gives the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m recsys compare-tables",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Further options go to train.py fit, for example --trainer.max_epochs 2.",
+    )
+    add = parser.add_argument
+    add("-c", dest="config", type=Path, required=True, metavar="EXPERIMENT")
+    add("--schemes", nargs="+", required=True, metavar="SCHEME[:KEY=VALUE,...]")
+    add("--budgets", nargs="*", default=[], metavar="SIZE", help="bytes of each table, as 158kB")
+    add("--tables", nargs="+", metavar="TABLE", help="tables of the feature file to store so; all")
+    add("--seeds", nargs="+", type=int, default=[0])
+    add("--out", type=Path, required=True, metavar="FOLDER", help="of runs and results")
+    add("--workers", type=int, default=1, help="trainings at a time")
+    add("--metric", help="to show and draw; what picks the best epoch")
+    options, more = parser.parse_known_args(arguments)
+    try:
+        _check_options(options, more)
+        return _run(options, more)
+    except RecsysError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
+    mistakes = [
+        f"{option.partition('=')[0]}: is no option; allowed are those of "
+        f"`python -m recsys compare-tables -h`, and of train.py fit, such as --trainer.max_epochs"
+        for option in more
+        if option.startswith("-") and not option.startswith(_OF_TRAINING)
+    ]
+    if options.workers < 1:
+        mistakes.append(f"--workers: is too small, got {options.workers}; allowed 1 and more")
+    if mistakes:
+        raise RunConfigError(mistakes)
+
+
+def _run(options: argparse.Namespace, more: Sequence[str]) -> int:
+    directory = options.out.resolve()
+    trainings = _trainings(options, directory)
+    grid = Grid(options.config, directory, tuple(more))
+    failed = grid.train([training for _, training in trainings], num_workers=options.workers)
+    runs = collect(grid, trainings)
+    if runs.is_empty():
+        print("no run ended with a result", file=sys.stderr)
+        return 1
+    metric = options.metric or runs["monitor"][0]
+    if metric not in runs.columns:
+        raise RunConfigError(
+            f"--metric: is no metric of the runs, got {metric!r}; allowed "
+            f"{', '.join(runs.columns[runs.columns.index('monitor') + 1 :])}"
+        )
+    runs.write_csv(directory / _CSV)
+    rows = summary(runs, metric=metric)
+    draw(rows, metric=metric, file=directory / _PNG)
+    print("\n".join(table_lines(rows, metric=metric)))
+    print(f"{directory / _CSV}\n{directory / _PNG}")
+    return 1 if failed else 0

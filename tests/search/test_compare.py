@@ -1,0 +1,138 @@
+import json
+
+import polars as pl
+import pytest
+from commands import experiment, recsys_command
+
+from recsys.data.simulate import SimulatorConfig, simulate
+from recsys.search import grid as grid_module
+from recsys.search.compare import Cell, cells
+from recsys.search.grid import Grid
+from recsys.search.variants import Variant
+
+FEATURES = """
+sources: {events: events.parquet}
+label: {name: click}
+split: {kind: random, fractions: [0.6, 0.2, 0.2], seed: 1}
+tables: {shared: {scheme: unified, rows: 40, dim: 4}}
+features:
+  - {name: user_id, kind: categorical, table: shared}
+  - {name: item_id, kind: categorical, table: shared}
+"""
+
+
+@pytest.fixture
+def ranking(tmp_path):
+    simulate(SimulatorConfig(num_users=30, num_items=20, num_events=300, seed=0), tmp_path / "data")
+    (tmp_path / "features.yaml").write_text(FEATURES)
+    model = {"class_path": "RankingTask", "init_args": {"ranker": {"class_path": "FM"}}}
+    return experiment(tmp_path, model, features="features.yaml")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Runs are not trained but told what they reached; those whose name has `hash` fail."""
+    calls = []
+
+    def train(self, training, *, num_threads):
+        calls.append((training.name, training.seed, num_threads))
+        self.log_file(training.name).write_text("")
+        if "hash" in training.name:
+            return 3
+        folder = self.directory / "runs" / training.name
+        folder.mkdir(parents=True)
+        size = 600 if "full" in training.name else len(training.features.read_text())
+        report = {"monitor": "auc/click", "table_bytes": size, "epoch": 2, "train_s": 1.5}
+        report["test"] = {
+            "test/auc/click": 0.5 + 0.1 * training.seed,
+            "test/logloss/click": None,
+            "test/num_examples": 9.0,
+        }
+        (folder / "metrics.json").write_text(json.dumps(report))
+        return 0
+
+    monkeypatch.setattr(Grid, "_train", train)
+    monkeypatch.setattr(grid_module.os, "cpu_count", lambda: 8)
+    return calls
+
+
+def compare(file, out, *arguments):
+    return recsys_command("compare-tables", "-c", file, "--out", out, *arguments)
+
+
+def test_schemes_without_a_size_come_once_and_first():
+    found = cells(["pq", "full", "qr:seed=1"], ["1kB", "2 kB"])
+    assert [cell.name for cell in found] == [
+        "full",
+        "pq_1kB",
+        "qr-seed-1_1kB",
+        "pq_2kB",
+        "qr-seed-1_2kB",
+    ]
+    assert found[0] == Cell(Variant("full", "full", {}), None)
+
+
+def test_what_fails_is_named_and_the_rest_is_reported(ranking, told, tmp_path, capsys):
+    wanted = ("--schemes", "full", "hash", "pq", "--budgets", "1kB", "--seeds", 0, 1)
+    out = tmp_path / "out"
+    assert compare(ranking, out, *wanted, "--workers", 3) == 1
+    names = ["full_s0", "hash_1kB_s0", "pq_1kB_s0", "full_s1", "hash_1kB_s1", "pq_1kB_s1"]
+    assert sorted(told) == sorted((name, int(name[-1]), 2) for name in names)
+    printed = capsys.readouterr().out
+    assert "6 runs, 0 of them done" in printed
+    assert "train.py ended with code 3; see" in printed
+    assert "| full | - | 600 | 2 | 0.5500 ± 0.0707 |" in printed
+    runs = pl.read_csv(out / "results.csv")
+    assert sorted(runs["scheme"]) == ["full", "full", "pq", "pq"]
+    assert runs.columns[-1] == "auc/click"
+    assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
+
+    told.clear()  # a second call does what is missing alone
+    assert compare(ranking, out, *wanted) == 1
+    assert [(name, threads) for name, _, threads in told] == [
+        ("hash_1kB_s0", 8),
+        ("hash_1kB_s1", 8),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--schemes", "pq"), "--budgets: is missing"),
+        (("--schemes", "pq", "--budgets", "much"), "--budgets: no size in bytes, got 'much'"),
+        (("--schemes", "pq", "--budgets", "1kB", "--workers", 0), "--workers: is too small, got 0"),
+        (("--schemes", "ph", "--budgets", "1kB", "2kB"), "ph: "),
+        (("--schemes", "full", "--tables", "user"), "--tables: is no table of"),
+        (("--schemes", "full", "--worker", "--trainer.max_epochs", 2), "--worker: is no option"),
+        (("--schemes", "full", "--metric", "auc"), "--metric: is no metric of the runs, got 'auc'"),
+    ],
+)
+def test_mistakes_end_with_code_2_before_anything_is_trained(
+    ranking, told, tmp_path, capsys, arguments, message
+):
+    assert compare(ranking, tmp_path / "out", *arguments) == 2
+    assert capsys.readouterr().err.startswith(message)
+    assert "--metric" in arguments or not told
+
+
+def test_an_experiment_that_is_not_there_or_names_no_feature_file(tmp_path, capsys):
+    wanted = ("--schemes", "full")
+    assert compare(tmp_path / "none.yaml", tmp_path / "out", *wanted) == 2
+    (tmp_path / "empty.yaml").write_text("data: {features: gone.yaml}\n")
+    assert compare(tmp_path / "empty.yaml", tmp_path / "out", *wanted) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("-c: is no file, got ")
+    assert "data.features is no feature file, got 'gone.yaml'" in second
+
+
+def test_runs_are_trained_and_tested_with_their_tables(ranking, tmp_path):
+    out = tmp_path / "out"
+    more = ("--trainer.max_epochs", 2)
+    assert compare(ranking, out, "--schemes", "robe", "--budgets", "400", *more) == 0
+    [run] = pl.read_csv(out / "results.csv").to_dicts()
+    assert (run["scheme"], run["budget"], run["table_bytes"]) == ("robe", 400, 400)
+    assert 0 < run["auc/click"] < 1
+    assert "scheme: robe" in (out / "runs" / "robe_400_s0" / "features.yaml").read_text()
+    log = (out / "logs" / "robe_400_s0.log").read_text()
+    assert "epoch 1" in log
+    assert "epoch 2" not in log
