@@ -68,6 +68,8 @@ class MultihashTable(MultiplexedTable):
     scheme: Literal["multihash"]
     num_hashes: Annotated[int, Field(ge=2)] = 2
     """Rows of an id."""
+    weighted: bool = True
+    """Whether rows are weighted by numbers learned per id; else they are summed as they are."""
 
 
 class PQTable(MultiplexedTable):

@@ -27,6 +27,7 @@ SPECS = {
     "unified in turns": UnifiedTable(scheme="unified", rows=40, num_tables=2),
     "multihash": MultihashTable(scheme="multihash", rows=40),
     "multihash of many": MultihashTable(scheme="multihash", rows=4),
+    "multihash as it is": MultihashTable(scheme="multihash", rows=40, weighted=False),
     "pq": PQTable(scheme="pq", rows=40, num_chunks=2),
     "qr": QRTable(scheme="qr", rows=40),
     "qr of many": QRTable(scheme="qr", rows=8),

@@ -85,6 +85,7 @@ CHANGES = [
     {"multiplexed": False},
     {"num_tables": 2},
     {"num_hashes": 3},
+    {"weighted": False},
     {"num_chunks": 4},
     {"block": 3},
 ]

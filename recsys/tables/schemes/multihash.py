@@ -1,4 +1,4 @@
-"""Hash embeddings: a weighted sum of several rows, whose weights are learned per id."""
+"""Hash embeddings: a sum of several rows, whose weights are learned per id."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from features.table_spec import MultihashTable
@@ -14,7 +15,7 @@ from recsys.tables.budget import numbers_for, too_small
 from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
 from recsys.tables.readers import HashedRead, HashedReads, own_row
-from recsys.tables.scheme import Lookup, PhysicalTable, Scheme
+from recsys.tables.scheme import INIT_BOUND, Lookup, PhysicalTable, Scheme
 
 
 class MultihashScheme(Scheme):
@@ -32,6 +33,9 @@ class MultihashScheme(Scheme):
 
     Source: Svenstrup et al., Hash Embeddings (2017), https://arxiv.org/abs/1709.03933, section 2.
 
+    Without weights it is the Bloom embedding of Serrà and Karatzoglou (2017),
+    https://arxiv.org/abs/1706.03993, and spaCy's hash embedding.
+
     Differs from the paper: weights start uniform with variance 1 / k, so that vectors start with
     the variance of the rows.
     """
@@ -42,30 +46,35 @@ class MultihashScheme(Scheme):
         k = spec.num_hashes
         allowed = numbers_for(table)
         own = own_rows(table)
-        has_own = own is not None and sum(b.size for b in own.values()) * k <= allowed // 2
-        num_weights = sum(b.size for b in own.values()) if has_own and own else allowed // 2 // k
+        num_own = None if own is None else sum(block.size for block in own.values())
+        has_own = spec.weighted and num_own is not None and num_own * k <= allowed // 2
+        num_weights = num_own if has_own and num_own else allowed // 2 // k if spec.weighted else 0
         num_rows = (allowed - num_weights * k) // table.dim
-        if num_rows < 1 or num_weights < 1:
-            raise too_small(table, least=2 * max(k, table.dim))
-        names = rows_name, weights_name = table.name, f"{table.name}@weights"
+        if num_rows < 1 or (spec.weighted and num_weights < 1):
+            raise too_small(table, least=2 * max(k, table.dim) if spec.weighted else table.dim)
+        # A sum of k rows as they are has k times their variance.
+        bound = INIT_BOUND if spec.weighted else INIT_BOUND / sqrt(k)
+        physical = [PhysicalTable(table.name, num_rows, table.dim, init_bound=bound)]
+        if spec.weighted:
+            name = f"{table.name}@weights"
+            physical.append(PhysicalTable(name, num_weights, k, init_bound=sqrt(3 / k)))
+        places = range(k + spec.weighted)
         super().__init__(
             table,
-            physical_tables=(
-                PhysicalTable(rows_name, num_rows, table.dim),
-                PhysicalTable(weights_name, num_weights, k, init_bound=sqrt(3 / k)),
-            ),
+            physical_tables=tuple(physical),
             lookups=tuple(
-                Lookup(f"{r.key}@{place}", r.key, names[place == k])
+                Lookup(f"{r.key}@{place}", r.key, physical[place == k].name)
                 for r in table.readers
-                for place in range(k + 1)
+                for place in places
             ),
             widths={r.key: table.dim for r in table.readers},
         )
         self.spec = spec
         self.rows = blocks(table, num_rows, multiplexed=spec.multiplexed)
-        self.weights = blocks(table, num_weights, multiplexed=spec.multiplexed)
+        self.weights = (
+            blocks(table, num_weights, multiplexed=spec.multiplexed) if spec.weighted else {}
+        )
         self.own_weights = own if has_own else None
-        places = range(k if has_own else k + 1)
         self.reads = HashedReads(
             [
                 HashedRead(
@@ -75,7 +84,7 @@ class MultihashScheme(Scheme):
                     (self.weights if place == k else self.rows)[r.namespace],
                 )
                 for r in table.readers
-                for place in places
+                for place in (range(k) if has_own else places)
             ]
         )
 
@@ -111,6 +120,8 @@ class MultihashScheme(Scheme):
 
     def _weighted_sum(self, key: str, vectors: Mapping[str, Tensor]) -> Tensor:
         k = self.spec.num_hashes
+        if not self.spec.weighted:
+            return torch.stack([vectors[f"{key}@{place}"] for place in range(k)]).sum(0)
         weights_L1 = vectors[f"{key}@{k}"].split(1, dim=1)
         total_LD = weights_L1[0] * vectors[f"{key}@0"]
         for place in range(1, k):
