@@ -43,8 +43,9 @@ def by_hand(loss, positive, negatives):
     if isinstance(loss, GeneralizedBCE):
         alpha = len(negatives) / (NUM_ITEMS - 2)
         beta = alpha * (loss.calibration * (1 - 1 / alpha) + 1 / alpha)
-    costs = [-math.log(sigmoid(positive) ** beta)]
-    costs += [-math.log(1 - sigmoid(negative)) for negative in negatives]
+    shift = math.log(beta / len(negatives))
+    costs = [-math.log(sigmoid(positive + shift) ** beta)]
+    costs += [-math.log(1 - sigmoid(negative + shift)) for negative in negatives]
     return sum(costs) / len(costs)
 
 
@@ -84,7 +85,8 @@ def test_extreme_logits(loss, dtype, positive, negative):
     else:
         alpha = 2 / (NUM_ITEMS - 2)
         beta = 1 - loss.calibration * (1 - alpha) if isinstance(loss, GeneralizedBCE) else 1.0
-        expected = (beta * softplus(-positive) + 2 * softplus(negative)) / 3
+        shift = math.log(beta / 2)
+        expected = (beta * softplus(-positive - shift) + 2 * softplus(negative + shift)) / 3
     assert value.item() == pytest.approx(expected, rel=1e-6)
     assert -1 <= positives_M.grad.item() <= 0
     assert ((negatives_MK.grad >= 0) & (negatives_MK.grad <= 1)).all()
@@ -119,6 +121,17 @@ def test_no_counted_position(loss, num_positions):
     assert not negatives_MK.grad.any()
 
 
+@pytest.mark.parametrize(("loss", "num_negatives"), [(SAMPLED[1], 1), (SAMPLED[2], 5)])
+def test_scores_of_0_pull_neither_up_nor_down_together(loss, num_negatives):
+    positives_M = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    negatives_MK = torch.zeros(3, num_negatives, dtype=torch.float64, requires_grad=True)
+    everywhere_M = torch.ones(3, dtype=torch.bool)
+    loss(positives_M, negatives_MK, is_counted_M=everywhere_M, num_items=100).backward()
+    # The pulls are beta (1 - sigma) and K sigma, where K sigma / (1 - sigma) is beta.
+    share = (positives_M.grad + negatives_MK.grad.sum(1)) / negatives_MK.grad.sum(1)
+    assert share.abs().max() < 1e-12
+
+
 def stable_form_of_the_paper(positives_M, negatives_MK, beta):
     """gSASRec's published code: the positive logit is converted, then plain cross-entropy."""
     probability_M = torch.sigmoid(positives_M).clamp(1e-10, 1 - 1e-10)
@@ -135,7 +148,8 @@ def test_generalized_bce_is_the_published_code(calibration):
     positives_M, negatives_MK = logits(40, 4, scale=4.0)
     alpha = 4 / (NUM_ITEMS - 2)
     beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
-    expected = stable_form_of_the_paper(positives_M, negatives_MK, beta)
+    shift = math.log(beta / 4)
+    expected = stable_form_of_the_paper(positives_M + shift, negatives_MK + shift, beta)
     everywhere_M = torch.ones(40, dtype=torch.bool)
     loss = GeneralizedBCE(calibration=calibration)
     value = loss(positives_M, negatives_MK, is_counted_M=everywhere_M, num_items=NUM_ITEMS)
