@@ -268,4 +268,5 @@ def cost(loss, positive, negative_K, *, num_items):
         alpha = 5 / (num_items - 2)
         beta = alpha * (loss.calibration * (1 - 1 / alpha) + 1 / alpha)
     assert math.isfinite(beta)
+    positive, negative_K = positive + math.log(beta / 5), negative_K + math.log(beta / 5)
     return -(beta * positive.sigmoid().log() + (1 - negative_K.sigmoid()).log().sum()) / 6
