@@ -107,11 +107,16 @@ def propose_probes(run: Path, *, max_dim: int | None) -> Proposal:
 
 
 def _columns(task: RankingTask) -> dict[str, list[str]]:
-    """Fields by feature of unified tables: its own, and those of sequences of it."""
+    """Fields by feature of unified tables: its own, and those of sequences of it.
+
+    A feature that is like another may not choose its probes, and is left as it is.
+    """
     found: dict[str, list[str]] = {}
     for key in task.layout.fields:
-        if isinstance(task.embedder.schemes[task.embedder.scheme_of[key]], UnifiedScheme):
-            found.setdefault(key.rpartition(".")[2], []).append(key)
+        feature = key.rpartition(".")[2]
+        is_unified = isinstance(task.embedder.schemes[task.embedder.scheme_of[key]], UnifiedScheme)
+        if is_unified and task.embedder.readers[key].namespace == feature:
+            found.setdefault(feature, []).append(key)
     return found
 
 
