@@ -27,7 +27,7 @@ class PhysicalDiagnosis:
         name: Of the physical table.
         num_rows: V.
         dim: D.
-        load_factor: Ids that can reach it by its rows; None where there are any number of ids.
+        load_factor: Ids that can reach it, per row; None where there are any number of ids.
         norm_quantiles: Lengths of its rows at `gauges.QUANTILES`, without the broken ones.
         num_broken_rows: Rows with NaN or infinite numbers.
     """

@@ -39,11 +39,12 @@ def _merged(table: TableDiagnosis) -> list[str]:
 def _too_many_rows(table: TableDiagnosis) -> list[str]:
     if table.scheme not in ("hash", "unified") or table.rows_per_id != 1:
         return []
+    loads = [physical.load_factor for physical in table.physical]
+    if any(load is None or load >= 1 for load in loads):
+        return []
     return [
-        f"{physical.name}: has more rows than ids; scheme: full takes fewer bytes, and no ids "
-        f"share rows"
-        for physical in table.physical
-        if physical.load_factor is not None and physical.load_factor < 1
+        f"{table.name}: has more rows than ids; scheme: full takes fewer bytes, and no ids share "
+        f"rows"
     ]
 
 

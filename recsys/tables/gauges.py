@@ -11,7 +11,7 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.99, 1.0)
 
 
 def load_factors(scheme: Scheme) -> dict[str, float | None]:
-    """Ids that can reach a physical table by its rows; None where there are any number of ids.
+    """Ids that can reach a physical table, per row; None where there are any number of ids.
 
     An id of a feature counts once, however many readers and probes bring it there.
 

@@ -66,6 +66,7 @@ def test_what_is_wrong_is_said_with_what_to_do(changes, sentence):
         {"angles": NARROW, "scheme": "full"},
         {"physical": (replace(ROWS, load_factor=0.9),), "rows_per_id": 2},
         {"physical": (replace(ROWS, load_factor=None),)},
+        {"physical": (replace(ROWS, load_factor=0.9), ROWS)},
         {"physical": (replace(ROWS, load_factor=1.0),), "scheme": "full"},
     ],
 )
