@@ -11,6 +11,8 @@ VERBS = {
     "export": ("recsys.export", "turn a checkpoint into a bundle"),
     "score": ("recsys.score", "score raw Parquet with a bundle"),
     "compare-tables": ("recsys.search.compare", "train with tables stored in several ways"),
+    "inspect-tables": ("recsys.search.inspect_tables", "say how well the tables of a run serve"),
+    "propose-probes": ("recsys.search.propose_probes", "say which features should have more rows"),
     "report": ("recsys.report", "metrics of scored Parquet"),
 }
 

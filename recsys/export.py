@@ -5,30 +5,25 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.export import Dim
 
-import models  # noqa: F401  so that a configuration can name them
-from features.errors import CheckpointMismatchError, RecsysError, RunConfigError
+from features.errors import RecsysError, RunConfigError
 from features.storage import save_schema
 from recsys.bundle import CARD, MODEL, SCHEMA, TABLES, BundleManifest, write_manifest
-from recsys.checkpoint import MODEL as MODEL_TENSORS
-from recsys.checkpoint import Manifest, read_manifest, read_schema, read_tensors
+from recsys.checkpoint import Manifest, read_manifest
 from recsys.nn.catalogue import catalogue_scores
 from recsys.nn.tokens import is_last
 from recsys.protocols import SequenceEncoder
-from recsys.tables.config import TablesConfig
-from recsys.training.parser_errors import in_short
+from recsys.trained import load_task, resolve_checkpoint
 from recsys.training.ranking import RankingTask
 from recsys.training.sequence import SequenceTask
 from recsys.training.task import Task
@@ -67,51 +62,6 @@ def export(checkpoint: Path, bundle: Path) -> None:
         partial.rename(bundle)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def load_task(checkpoint: Path, manifest: Manifest) -> Task:
-    """The trained model of a checkpoint, whole and on the CPU, in evaluation mode.
-
-    Args:
-        checkpoint: Directory of a checkpoint.
-        manifest: Its manifest.
-
-    Raises:
-        CheckpointMismatchError: it is damaged, or of another version of a model.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Task, "model")
-    try:
-        config = parser.parse_object({"model": manifest.config["model"]})
-    except (KeyError, ArgumentError) as error:
-        reason = in_short(str(error)) if isinstance(error, ArgumentError) else f"no {error}"
-        raise CheckpointMismatchError(
-            f"{checkpoint}: names no model that can be made here, got {reason}; take the version "
-            f"of the code that trained it"
-        ) from error
-    task = cast(Task, parser.instantiate(config).model)
-    # One process holds every table, so none needs to be a sharded one.
-    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize)
-    task.build(read_schema(checkpoint))
-    try:
-        task.load_state_dict(_whole_names(read_tensors(checkpoint, MODEL_TENSORS)))
-    except RuntimeError as error:
-        raise CheckpointMismatchError(
-            f"{checkpoint}: its tensors are not those of its configuration, got "
-            f"{' '.join(str(error).split())}; take the version of the code that trained it"
-        ) from error
-    return task.eval()
-
-
-def _whole_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the replicated form, for tables that were sharded."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        parts = name.split(".")
-        if parts[0] == "embedder" and parts[-1] == "weight" and "collection" in parts:
-            name = f"embedder.replicated.weights.{parts[-2]}"
-        renamed[name] = tensor
-    return renamed
 
 
 def embedder_tensors(task: Task) -> dict[str, Tensor]:
@@ -243,21 +193,6 @@ def _card(manifest: BundleManifest, task: Task, *, checkpoint: Path) -> str:
         f"## Features\n\n{names}\n\n"
         f"## Tables\n\n| table | rows | width | bytes |\n|---|---|---|---|\n{rows}\n\n"
         f"## Metrics logged with the checkpoint\n\n| metric | value |\n|---|---|\n{metrics}\n"
-    )
-
-
-def resolve_checkpoint(run: Path) -> Path:
-    """A run's best checkpoint, or the checkpoint itself.
-
-    Raises:
-        RunConfigError: there is none.
-    """
-    for candidate in (run / "checkpoints" / "best.ckpt", run):
-        if (candidate / "manifest.json").is_file():
-            return candidate
-    raise RunConfigError(
-        f"RUN: has no checkpoint, got {run}; allowed the folder of a run with "
-        f"checkpoints/best.ckpt, or of a checkpoint; train first with `python train.py fit -c ...`"
     )
 
 

@@ -10,8 +10,8 @@ import models
 from recsys.checkpoint import read_manifest
 from recsys.data.module import RecsysData
 from recsys.data.simulate import SimulatorConfig, simulate
-from recsys.export import load_task
 from recsys.protocols import SequenceEncoder
+from recsys.trained import load_task
 
 ENCODERS = [n for n in models.__all__ if issubclass(getattr(models, n), SequenceEncoder)]
 RANKERS = [name for name in models.__all__ if name not in ENCODERS]

@@ -227,7 +227,7 @@ def test_parts_of_feature_files_fit_into_the_first(block, log, tmp_path):
 
 def mistakes():
     """(changed line, its message) pairs."""
-    [text] = blocks(FEATURE_FILE.split("## Five mistakes")[1], "text")
+    [text] = blocks(PAGES["feature_file"].split("## Five mistakes")[1], "text")
     lines = [re.sub(r" +# .*", "", line) for line in text.splitlines()]
     return list(zip(lines[::2], lines[1::2], strict=True))
 
@@ -254,7 +254,7 @@ def test_run_files_parse(block, tmp_path, monkeypatch, capsys):
 
 def test_commands_name_verbs_and_files_that_exist():
     commands = "\n".join(block for page in PAGES.values() for block in blocks(page, "bash"))
-    assert set(re.findall(r"-m recsys (\w+)", commands)) <= VERBS.keys()
+    assert set(re.findall(r"-m recsys ([\w-]+)", commands)) <= VERBS.keys()
     files = set(re.findall(r"configs/\S+", commands))
     assert files
     assert all((ROOT / file).is_file() for file in files)

@@ -1,0 +1,82 @@
+"""A trained model, whole and in one process, from the folder of its run."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+import models  # noqa: F401  so that a configuration can name them, as the tasks below
+from features.errors import CheckpointMismatchError, RunConfigError
+from recsys.checkpoint import MODEL, Manifest, read_schema, read_tensors
+from recsys.tables.config import TablesConfig
+from recsys.training.parser_errors import in_short
+from recsys.training.ranking import RankingTask  # noqa: F401
+from recsys.training.sequence import SequenceTask  # noqa: F401
+from recsys.training.task import Task
+
+
+def resolve_checkpoint(run: Path) -> Path:
+    """A run's best checkpoint, or the checkpoint itself.
+
+    Raises:
+        RunConfigError: there is none.
+    """
+    for candidate in (run / "checkpoints" / "best.ckpt", run):
+        if (candidate / "manifest.json").is_file():
+            return candidate
+    raise RunConfigError(
+        f"RUN: has no checkpoint, got {run}; allowed the folder of a run with "
+        f"checkpoints/best.ckpt, or of a checkpoint; train first with `python train.py fit -c ...`"
+    )
+
+
+def load_task(checkpoint: Path, manifest: Manifest) -> Task:
+    """The trained model of a checkpoint, whole and on the CPU, in evaluation mode.
+
+    Args:
+        checkpoint: Directory of a checkpoint.
+        manifest: Its manifest.
+
+    Raises:
+        CheckpointMismatchError: it is damaged, or of another version of a model.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Task, "model")
+    try:
+        config = parser.parse_object({"model": manifest.config["model"]})
+    except (KeyError, ArgumentError) as error:
+        reason = in_short(str(error)) if isinstance(error, ArgumentError) else f"no {error}"
+        raise CheckpointMismatchError(
+            f"{checkpoint}: names no model that can be made here, got {reason}; take the version "
+            f"of the code that trained it"
+        ) from error
+    task = cast(Task, parser.instantiate(config).model)
+    # One process holds every table, so none needs to be a sharded one.
+    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize)
+    task.build(read_schema(checkpoint))
+    try:
+        task.load_state_dict(_whole_names(read_tensors(checkpoint, MODEL)))
+    except RuntimeError as error:
+        raise CheckpointMismatchError(
+            f"{checkpoint}: its tensors are not those of its configuration, got "
+            f"{' '.join(str(error).split())}; take the version of the code that trained it"
+        ) from error
+    return task.eval()
+
+
+def _whole_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the replicated form, for tables that were sharded."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        if parts[0] == "embedder" and parts[-1] == "weight" and "collection" in parts:
+            name = f"embedder.replicated.weights.{parts[-2]}"
+        renamed[name] = tensor
+    return renamed
