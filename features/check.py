@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from features.sizes import format_bytes, parse_bytes
 from features.spec import FeatureSet, Sequence
-from features.table_spec import SizedTable
+from features.table_spec import QuantizedTable, SizedTable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +28,7 @@ class TableSummary:
         readers: Features that read it.
         rows: None where only data says.
         dim: Width of a row.
-        num_bytes: Of 32-bit parameters; None where only data says.
+        num_bytes: Of all that is trained; None where only data says.
     """
 
     name: str
@@ -74,7 +74,10 @@ def table_summaries(
             rows = table.rows
         elif schema is not None:
             rows = sum(schema.num_ids(owner) or 0 for owner in owners)
-        if rows is not None and num_bytes is None:
+        if rows is not None and isinstance(table, QuantizedTable):
+            num_steps = rows if table.step == "learned" else 1
+            num_bytes = rows * table.dim * table.bits // 8 + num_steps * FLOAT_BYTES
+        elif rows is not None and num_bytes is None:
             num_bytes = rows * table.dim * FLOAT_BYTES
         names = tuple(reader.name for reader in readers)
         found.append(TableSummary(name, table.scheme, names, rows, table.dim, num_bytes))

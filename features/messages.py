@@ -106,6 +106,8 @@ def _message(path: Path, details: list[ErrorDetails], *, model: Any) -> tuple[Pa
             return path, f"must be a list of {size}, got {got(value)}"
         case "greater_than_equal":
             return path, f"must be at least {context['ge']}, got {got(value)}"
+        case "greater_than":
+            return path, f"must be above {context['gt']}, got {got(value)}"
         case _:
             expected = " or ".join(dict.fromkeys(_expected(d) for d in details))
             hint = ""

@@ -123,6 +123,18 @@ class MixedDimTable(SizedTable):
     scheme: Literal["mixed_dim"]
 
 
+class QuantizedTable(TableBase):
+    """A row for every id, trained and stored in numbers of few bits."""
+
+    scheme: Literal["quantized"]
+    bits: Literal[8, 16] = 8
+    """Of a number, with its sign."""
+    step: Literal["learned", "fixed"] = "learned"
+    """Whether each row has a step of its own that is trained, or the table has one."""
+    step_size: Annotated[float, Field(gt=0)] = 0.01
+    """Numbers are whole multiples of it; where steps are learned, at the start."""
+
+
 Table = Annotated[
     FullTable
     | HashTable
@@ -134,6 +146,7 @@ Table = Annotated[
     | HashedNetTable
     | TTTable
     | DHETable
-    | MixedDimTable,
+    | MixedDimTable
+    | QuantizedTable,
     Field(discriminator="scheme"),
 ]

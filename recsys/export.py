@@ -23,6 +23,7 @@ from recsys.checkpoint import Manifest, read_manifest
 from recsys.nn.catalogue import catalogue_scores
 from recsys.nn.tokens import is_last
 from recsys.protocols import SequenceEncoder
+from recsys.tables.packing import packed
 from recsys.trained import load_task, resolve_checkpoint
 from recsys.training.ranking import RankingTask
 from recsys.training.sequence import SequenceTask
@@ -66,7 +67,7 @@ def export(checkpoint: Path, bundle: Path) -> None:
 
 def embedder_tensors(task: Task) -> dict[str, Tensor]:
     """What the embedder of the bundle is filled with."""
-    return {name: t.contiguous() for name, t in task.embedder.state_dict().items()}
+    return packed(task.embedder)
 
 
 # ------------------------------------------------------------------------------- the program
@@ -178,10 +179,8 @@ def _describe(task: Task, manifest: Manifest) -> BundleManifest:
 def _card(manifest: BundleManifest, task: Task, *, checkpoint: Path) -> str:
     """The card, in Markdown."""
     model = task.ranker if isinstance(task, RankingTask) else task.encoder
-    sizes = task.table_sizes().items()
-    rows = "\n".join(
-        f"| {name} | {rows:,} | {dim} | {rows * dim * 4:,} |" for name, (rows, dim) in sizes
-    )
+    tables = task.embedder.replicated_tables()
+    rows = "\n".join(f"| {t.name} | {t.num_rows:,} | {t.dim} | {t.num_bytes:,} |" for t in tables)
     metrics = "\n".join(f"| {k} | {v:.5f} |" for k, v in sorted(manifest.metrics.items()))
     names = "\n".join(f"- {f.name} ({f.kind})" for f in task.schema.feature_set.features)
     outputs = ", ".join(manifest.labels) or "items per user, best first"

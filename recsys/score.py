@@ -28,6 +28,7 @@ from recsys.nn.tokens import Tokens, is_last
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.logical import OUTPUT, logical_tables, with_output
+from recsys.tables.packing import unpack_into
 from recsys.types import Batch
 
 _RANKING_BATCH, _SEQUENCE_BATCH = 8192, 256
@@ -56,7 +57,7 @@ class Scorer:
             if self.manifest.item_output == "separate":
                 tables = with_output(tables, of=self._items.keys[0])
         self._embedder = Embedder(tables, config=config)
-        self._embedder.load_state_dict(load_file(bundle / TABLES))
+        unpack_into(self._embedder, load_file(bundle / TABLES))
         self._program: nn.Module = torch.export.load(bundle / MODEL).module()
 
     @torch.inference_mode()

@@ -105,6 +105,7 @@ PLACES = {
     "TTTable": ("tables", "tt."),
     "DHETable": ("tables", "dhe."),
     "MixedDimTable": ("tables", "mixed_dim."),
+    "QuantizedTable": ("tables", "quantized."),
     "VocabEncoding": ("features", "vocab."),
     "HashEncoding": ("features", "hash."),
     "IdentityEncoding": ("features", "identity."),

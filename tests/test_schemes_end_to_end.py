@@ -4,9 +4,11 @@ import polars as pl
 import pytest
 import torch
 from bundles import checkpoint_of, data_module, score, task_of, train
+from safetensors.torch import load_file
 from tables.conftest import SPECS
 
 from features import columns
+from recsys.bundle import TABLES
 from recsys.checkpoint import read_manifest
 from recsys.report import score_metrics
 
@@ -57,6 +59,18 @@ def test_scores_are_the_probabilities_of_the_task(trained, tmp_path):
     logged = read_manifest(checkpoint_of(trained, "DCNv2")).metrics["val/auc/click"]
     auc = score_metrics(scores[rows.to_list()], label="click", score="score_click")["auc"]
     assert auc == pytest.approx(logged, abs=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_bundles_have_the_integers_of_quantised_tables(trained, bits):
+    name = {8: "quantized", 16: "quantized_to_16"}[bits]
+    weight_VW = task_of(trained, "DCNv2").embedder.replicated.weights[name]
+    stored = load_file(trained / "bundles" / "DCNv2" / TABLES)
+    codes_VD = stored.pop(f"replicated.weights.{name}")
+    steps = stored.pop(f"replicated.weights.{name}@steps")
+    assert codes_VD.dtype == {8: torch.int8, 16: torch.int16}[bits]
+    assert steps.shape == {8: (len(codes_VD), 1), 16: (1, 1)}[bits]
+    assert torch.equal(codes_VD * steps, weight_VW[:, :8])
 
 
 def test_all_that_schemes_store_was_trained(trained):

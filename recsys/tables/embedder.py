@@ -52,7 +52,8 @@ class Embedder(nn.Module):
     Raises:
         FeatureConfigError: a scheme cannot store its table, or a sharded one has rows that fbgemm
             cannot read.
-        RunConfigError: the sharding names a table that is not sharded.
+        RunConfigError: the sharding names a table that is not sharded, or cuts rows that must stay
+            whole.
     """
 
     def __init__(self, tables: Sequence[LogicalTable], *, config: TablesConfig) -> None:
@@ -66,7 +67,7 @@ class Embedder(nn.Module):
         self.scheme_of = {r.key: table.name for table in tables for r in table.readers}
         self._build_stores()
         _check_widths(self.sharded_tables())
-        _check_sharding(config, [t.name for t in self.sharded_tables()])
+        _check_sharding(config, self.sharded_tables())
 
     def forward(self, batch: Batch) -> Embedded:
         """Look up everything a batch holds; readers it has nothing for are left out."""
@@ -278,13 +279,20 @@ def _check_widths(sharded: Sequence[PhysicalTable]) -> None:
         raise FeatureConfigError(wrong)
 
 
-def _check_sharding(config: TablesConfig, sharded: Sequence[str]) -> None:
+def _check_sharding(config: TablesConfig, tables: Sequence[PhysicalTable]) -> None:
+    sharded = [table.name for table in tables]
     wrong = [
         f"tables.sharding.{name}: no sharded table of this name, got {name!r}; allowed "
         f"{', '.join(sharded) or 'none'}{did_you_mean(name, sharded)}; tables up to "
         f"tables.dense_max_bytes = {config.dense_max_bytes} are replicated"
         for name in config.sharding
         if name not in sharded
+    ]
+    wrong += [
+        f"tables.sharding.{t.name}: column_wise would part rows from their learned steps, got "
+        f"column_wise; allowed table_wise, row_wise; change it, or set the table's step to fixed"
+        for t in tables
+        if config.sharding.get(t.name) == "column_wise" and t.grid is not None and t.grid.is_learned
     ]
     if wrong:
         raise RunConfigError(wrong)

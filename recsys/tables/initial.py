@@ -13,7 +13,7 @@ _NUMBERS_PER_CHUNK = 1 << 22
 
 
 def initial_rows(table: PhysicalTable, *, seed: int) -> Tensor:
-    """The whole table, (V, D) float32, uniform in plus/minus its bound around its mean."""
+    """The whole table, (V, D) float32: uniform around its mean, and on its grid if it has one."""
     weight_VD = torch.empty(table.num_rows, table.dim)
     fill_initial(weight_VD, table, seed=seed, first_row=0, first_column=0)
     return weight_VD
@@ -31,12 +31,15 @@ def fill_initial(
         first_row: Place of the part in the table.
         first_column: Place of the part in the table.
     """
-    start = salt("initial", seed, table.name)
+    start, rounding = salt("initial", seed, table.name), salt("rounding", seed, table.name)
     columns = torch.arange(first_column, first_column + weight.shape[1], device=weight.device)
     chunk = max(1, _NUMBERS_PER_CHUNK // max(1, weight.shape[1]))
     with torch.no_grad():
         for low in range(0, weight.shape[0], chunk):
             high = min(low + chunk, weight.shape[0])
             rows = torch.arange(first_row + low, first_row + high, device=weight.device)
-            counters = rows[:, None] * table.dim + columns + start
-            weight[low:high] = uniform_pm1(counters) * table.init_bound + table.init_mean
+            places = rows[:, None] * table.dim + columns
+            values = uniform_pm1(places + start) * table.init_bound + table.init_mean
+            if table.grid is not None:
+                values = table.grid.first_rows(values, places + rounding)
+            weight[low:high] = values

@@ -179,18 +179,24 @@ def _collections(embedder: Embedder) -> Iterator[nn.Module]:
 
 def _fill_first_values(embedder: Embedder) -> None:
     tables = {table.name: table for table in embedder.sharded_tables()}
-    for name, weight in embedder.state_dict().items():
-        table = tables.get(name.split(".")[-2])
-        if table is None or name.split(".")[0] == "replicated":
-            continue
+    for name, weight in sharded_weights(embedder):
         for local, first_row, first_column in local_parts(weight):
             fill_initial(
                 local,
-                table,
+                tables[name],
                 seed=embedder.config.seed,
                 first_row=first_row,
                 first_column=first_column,
             )
+
+
+def sharded_weights(embedder: Embedder) -> Iterator[tuple[str, Tensor | ShardedTensor]]:
+    """Names and weights of the tables of an embedder's collections, sharded or whole."""
+    names = {table.name for table in embedder.sharded_tables()}
+    for name, weight in embedder.state_dict().items():
+        place, *_, table, _ = name.split(".")
+        if table in names and place != "replicated":
+            yield table, weight
 
 
 def local_parts(weight: Tensor | ShardedTensor) -> Iterator[tuple[Tensor, int, int]]:

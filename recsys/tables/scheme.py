@@ -8,12 +8,13 @@ checkpoints and export see physical tables alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from recsys.tables.grid import Grid
 from recsys.tables.logical import LogicalTable
 
 BYTES_PER_NUMBER = 4
@@ -21,6 +22,9 @@ BYTES_PER_NUMBER = 4
 INIT_BOUND = 0.05
 """The vector of an id starts with the variance of numbers uniform in plus/minus this, whatever the
 scheme. Coleman et al. (2023): N(0, 1) costs 5 points of AUC on ML-1M."""
+
+AfterStep = Callable[[int], None]
+"""Called on every rank after a step of the optimiser, with the number of steps before it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class PhysicalTable:
         dim: D.
         init_bound: Rows start uniform in plus/minus this, around `init_mean`.
         init_mean: 0, or 1 for rows that others are multiplied with.
+        grid: What its numbers may be. None: any.
     """
 
     name: str
@@ -40,10 +45,13 @@ class PhysicalTable:
     dim: int
     init_bound: float = INIT_BOUND
     init_mean: float = 0.0
+    grid: Grid | None = None
 
     @property
     def num_bytes(self) -> int:
-        """Size of its weights."""
+        """Size of its weights; those on a grid count as a bundle stores them."""
+        if self.grid is not None:
+            return self.grid.num_bytes(self.num_rows)
         return self.num_rows * self.dim * BYTES_PER_NUMBER
 
 
@@ -60,6 +68,23 @@ class Lookup:
     name: str
     reader: str
     table: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one rank holds of a physical table: all of it, or the rows and columns of a shard.
+
+    Attributes:
+        table: The table.
+        values: Its numbers, to be changed in place.
+        first_row: Place of the part in the table.
+        first_column: Place of the part in the table.
+    """
+
+    table: PhysicalTable
+    values: Tensor
+    first_row: int
+    first_column: int
 
 
 class Scheme(nn.Module, ABC):
@@ -111,6 +136,22 @@ class Scheme(nn.Module, ABC):
             vectors: Looked up, by lookup.
             ids: By reader, as `remap` got them.
         """
+
+    def after_steps(self, parts: Sequence[Part]) -> AfterStep | None:
+        """What to do after every step of the optimiser; None: nothing.
+
+        Args:
+            parts: Of its physical tables, with the values that training starts or goes on from.
+        """
+        return None
+
+    def packed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a bundle stores, by a name of its own each, from whole physical tables by name."""
+        return dict(weights)
+
+    def unpacked(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole physical tables by name, from what a bundle stores of all schemes."""
+        return {table.name: stored[table.name] for table in self.physical_tables}
 
     @property
     def num_bytes(self) -> int:

@@ -88,6 +88,7 @@ class PooledStore(nn.Module):
     ) -> None:
         super().__init__()
         self.names = [lookup.name for lookup in lookups]
+        self.means = [lookup.name for lookup in lookups if pooling[lookup.table] == "mean"]
         # On the meta device: the sharded form allocates each rank's part alone, and
         # `materialize` the whole where nothing is sharded.
         self.collection = EmbeddingBagCollection(
@@ -98,7 +99,9 @@ class PooledStore(nn.Module):
                     num_embeddings=table.num_rows,
                     embedding_dim=table.dim,
                     feature_names=[x.name for x in lookups if x.table == table.name],
-                    pooling=PoolingType[pooling[table.name].upper()],
+                    # TorchRec divides the means of a table-wise table twice where another table
+                    # of the collection is row-wise.
+                    pooling=PoolingType.SUM,
                 )
                 for table in tables
             ],
@@ -108,9 +111,12 @@ class PooledStore(nn.Module):
         """Pooled vectors (B, D) by lookup."""
         pooled = self.collection(_keyed_jagged(self.names, rows))
         # By name: the order of the keys follows the sharding plan.
-        return dict(
+        vectors = dict(
             zip(pooled.keys(), pooled.values().split(pooled.length_per_key(), dim=1), strict=True)
         )
+        for name in self.means:
+            vectors[name] = vectors[name] / rows[name].lengths_B.clamp(min=1).unsqueeze(1)
+        return vectors
 
 
 class SequenceStore(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -16,12 +17,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from features.errors import CheckpointMismatchError, RunConfigError, SchemaMismatchError
 from features.schema import FeatureSchema
 from recsys.checkpoint import Manifest
+from recsys.tables.after_steps import after_steps
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
 from recsys.tables.logical import LogicalTable, logical_tables
 from recsys.tables.plan import check_optimizer
+from recsys.tables.scheme import AfterStep
 from recsys.types import Batch, FieldLayout
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
@@ -56,6 +59,7 @@ class Task(LightningModule, ABC):
         self.seed = seed
         self.config: Mapping[str, Any] = {}
         self._schema: FeatureSchema | None = None
+        self._after_steps: tuple[AfterStep, ...] = ()
 
     # --------------------------------------------------------------------------------- build
     def build(self, schema: FeatureSchema) -> None:
@@ -163,6 +167,22 @@ class Task(LightningModule, ABC):
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+
+    def on_train_start(self) -> None:
+        """Let schemes see the values that training begins with; a checkpoint is loaded by now."""
+        self._after_steps = after_steps(self.embedder)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step, then let schemes change their tables, before anybody reads or saves them."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for after_step in self._after_steps:
+            after_step(self.global_step)
 
     def log_loss(self, loss: Tensor, *, num_examples: int) -> None:
         """Log the loss of the global batch at the steps that the trainer's loggers write."""

@@ -12,6 +12,7 @@ from features.table_spec import (
     MultihashTable,
     PQTable,
     QRTable,
+    QuantizedTable,
     RobeTable,
     TTTable,
     UnifiedTable,
@@ -36,6 +37,8 @@ SPECS = {
     "tt": TTTable(scheme="tt", rows=40),
     "dhe": DHETable(scheme="dhe", rows=40, num_layers=2),
     "mixed_dim": MixedDimTable(scheme="mixed_dim", rows=80),
+    "quantized": QuantizedTable(scheme="quantized"),
+    "quantized to 16": QuantizedTable(scheme="quantized", bits=16, step="fixed"),
 }
 
 
@@ -61,6 +64,7 @@ SHARDED = {
     "qr": QRTable(scheme="qr", rows=40),
     "tt": TTTable(scheme="tt", rows=40),
     "mixed": MixedDimTable(scheme="mixed_dim", rows=120),
+    "fixed": QuantizedTable(scheme="quantized", step="fixed"),
 }
 # Those that are replicated whatever their size.
 REPLICATED = {

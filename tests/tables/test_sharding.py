@@ -33,6 +33,7 @@ REFERENCE = {
 CASES = [
     *[(name, how) for name in ("sgd", "adagrad") for how in (None, "table_wise", "row_wise")],
     ("sgd", "column_wise"),
+    ("sgd", "mixed"),
     ("adagrad", "column_wise"),
     ("rowwise_adagrad", "table_wise"),
     ("rowwise_adagrad", "row_wise"),
@@ -119,7 +120,7 @@ def _train_sharded(rank, world_size, optimizer, how):
     config = TablesConfig(
         dense_max_bytes=100,
         optimizer=FusedOptimizer(name=optimizer, lr=LR, eps=EPS),
-        sharding={name: how for name in TABLES if how},
+        sharding={name: _sharding(place, how) for place, name in enumerate(TABLES) if how},
     )
     model = shard(Scorer(config), device=torch.device("cpu"))
     sharded = {id(p) for n, p in model.named_parameters() if table_name("." + n) in TABLES}
@@ -134,6 +135,10 @@ def _train_sharded(rank, world_size, optimizer, how):
         dist.all_reduce(total)
         losses.append(total.item() / world_size)
     return losses, {name: whole(weight, world_size) for name, weight in model.state_dict().items()}
+
+
+def _sharding(place, how):
+    return ("row_wise", "table_wise", "column_wise")[place % 3] if how == "mixed" else how
 
 
 def whole(weight, world_size):

@@ -18,6 +18,7 @@ from recsys.tables.schemes.mixed_dim import MixedDimScheme
 from recsys.tables.schemes.multihash import MultihashScheme
 from recsys.tables.schemes.pq import PQScheme
 from recsys.tables.schemes.qr import QRScheme
+from recsys.tables.schemes.quantized import QuantizedScheme
 from recsys.tables.schemes.robe import RobeScheme
 from recsys.tables.schemes.tt import TTScheme
 from recsys.tables.schemes.unified import UnifiedScheme
@@ -28,15 +29,15 @@ def build_scheme(table: LogicalTable, *, seed: int = 0) -> Scheme:
 
     Args:
         table: The logical table.
-        seed: Of the first values of the scheme's own parameters; those of physical tables come
-            with the stores.
+        seed: Of the first values of the scheme's own parameters, and of what it draws in training;
+            first values of physical tables come with the stores.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(salt("scheme", seed, table.name) & 0x7FFFFFFF)
-        return _build(table)
+        return _build(table, seed=seed)
 
 
-def _build(table: LogicalTable) -> Scheme:
+def _build(table: LogicalTable, *, seed: int) -> Scheme:
     spec = table.spec
     match spec:
         case table_spec.FullTable():
@@ -61,5 +62,7 @@ def _build(table: LogicalTable) -> Scheme:
             return DHEScheme(table, spec=spec)
         case table_spec.MixedDimTable():
             return MixedDimScheme(table)
+        case table_spec.QuantizedTable():
+            return QuantizedScheme(table, spec=spec, seed=seed)
         case _:
             assert_never(spec)

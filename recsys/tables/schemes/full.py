@@ -9,6 +9,7 @@ from torch import Tensor
 
 from features.errors import FeatureConfigError
 from recsys.tables.blocks import own_rows
+from recsys.tables.grid import Grid
 from recsys.tables.logical import LogicalTable
 from recsys.tables.readers import own_row
 from recsys.tables.scheme import Lookup, PhysicalTable, Scheme, only
@@ -19,23 +20,25 @@ class FullScheme(Scheme):
 
     Args:
         table: The logical table.
+        grid: Of its numbers; None: they are floats.
 
     Raises:
         FeatureConfigError: a reader's ids are unbounded.
     """
 
-    def __init__(self, table: LogicalTable) -> None:
+    def __init__(self, table: LogicalTable, *, grid: Grid | None = None) -> None:
         own = own_rows(table)
         if own is None:
             unbounded = [n for n, count in table.num_ids_per_namespace().items() if count is None]
             raise FeatureConfigError(
-                f"tables.{table.name}: a full table needs a bounded number of ids, got feature "
-                f"{unbounded[0]!r} with a hash encoding of no size; give the encoding a size, or "
-                f"take a hash or unified table"
+                f"tables.{table.name}: a {table.spec.scheme} table needs a bounded number of ids, "
+                f"got feature {unbounded[0]!r} with a hash encoding of no size; give the encoding "
+                f"a size, or take a hash or unified table"
             )
         self.own = own
         num_rows = sum(block.size for block in own.values())
-        physical = PhysicalTable(table.name, num_rows=num_rows, dim=table.dim)
+        dim = table.dim if grid is None else grid.row_width
+        physical = PhysicalTable(table.name, num_rows=num_rows, dim=dim, grid=grid)
         super().__init__(
             table,
             physical_tables=(physical,),

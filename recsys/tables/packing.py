@@ -1,0 +1,38 @@
+"""The tensors of an embedder as a bundle stores them: each scheme in its own form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from recsys.tables.embedder import Embedder
+from recsys.tables.scheme import Scheme
+
+_TABLES = "replicated.weights."
+
+
+def packed(embedder: Embedder) -> dict[str, Tensor]:
+    """What `unpack_into` fills an embedder with.
+
+    Args:
+        embedder: All of its tables are replicated.
+    """
+    tensors = dict(embedder.state_dict())
+    for scheme in _schemes(embedder):
+        weights = {t.name: tensors.pop(_TABLES + t.name) for t in scheme.physical_tables}
+        tensors |= {_TABLES + name: tensor for name, tensor in scheme.packed(weights).items()}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def unpack_into(embedder: Embedder, tensors: Mapping[str, Tensor]) -> None:
+    """Fill an embedder whose tables are all replicated."""
+    state = {name: t for name, t in tensors.items() if not name.startswith(_TABLES)}
+    stored = {n.removeprefix(_TABLES): t for n, t in tensors.items() if n.startswith(_TABLES)}
+    for scheme in _schemes(embedder):
+        state |= {_TABLES + name: tensor for name, tensor in scheme.unpacked(stored).items()}
+    embedder.load_state_dict(state)
+
+
+def _schemes(embedder: Embedder) -> list[Scheme]:
+    return [scheme for scheme in embedder.schemes.values() if isinstance(scheme, Scheme)]

@@ -1,0 +1,70 @@
+"""Runs of quantised tables: saved on the grid, and resumed to the last bit."""
+
+import pytest
+import torch
+from gloo import run_processes
+from training.runs import RANKING, Losses, data_module, fit_task, saved_tensors, task, write_inputs
+
+TABLES = """
+tables:
+  own: {scheme: quantized}
+  one: {scheme: quantized, bits: 16, step: fixed}
+features:"""
+CATEGORICAL = "_id, kind: categorical"
+QUANTIZED = RANKING.replace("\nfeatures:", TABLES)
+for feature, table in (("user", "own"), ("item", "one")):
+    QUANTIZED = QUANTIZED.replace(
+        feature + CATEGORICAL, f"{feature}{CATEGORICAL}, table: {table}", 1
+    )
+LAST, STOP = 6, 3
+RUNS = {
+    "whole": {"max_steps": LAST},
+    "stopped": {"max_steps": STOP},
+    "resumed": {"max_steps": LAST, "resume": "stopped"},
+}
+
+
+def train(rank, world_size, directory, sizes):
+    """Losses of runs that keep tables up to some sizes replicated."""
+    found = []
+    for size in sizes:
+        losses = {name: Losses() for name in RUNS}
+        for name, options in RUNS.items():
+            fit_task(
+                directory,
+                task("ranking", dense_max_bytes=size),
+                data_module(directory, "ranking"),
+                f"{name}-{size}",
+                world_size=world_size,
+                callbacks=[losses[name]],
+                max_steps=options["max_steps"],
+                resume=f"{options['resume']}-{size}" if "resume" in options else None,
+            )
+        found.append({name: each.values for name, each in losses.items()})
+    return found
+
+
+@pytest.mark.parametrize(("world_size", "sizes"), [(1, [0, 10**6]), (2, [0])])
+def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(world_size, sizes, tmp_path):
+    directory = write_inputs(tmp_path)
+    (directory / "ranking.yaml").write_text(QUANTIZED)
+    of_sizes = run_processes(world_size, train, directory, directory, sizes)
+    for losses, size in zip(of_sizes, sizes, strict=True):
+        assert losses["resumed"] == losses["whole"][STOP:]
+        whole, stopped, resumed = (saved_tensors(directory, f"{name}-{size}") for name in RUNS)
+        assert whole.keys() == resumed.keys()
+        for name, tensor in whole.items():
+            assert torch.equal(resumed[name], tensor), name
+        for tensors in (whole, stopped):
+            assert_on_grid(tensors)
+
+
+def assert_on_grid(tensors):
+    of_model = [name for name in tensors if name.startswith("model.")]
+    found = {name.removesuffix(".weight").rpartition(".")[2]: name for name in of_model}
+    found = {table: tensors[found[table]] for table in ("own", "one")}
+    steps_V1 = found["own"][:, 8:9]
+    assert (steps_V1 != 0.01).any()
+    for rows, steps in ((found["own"], steps_V1), (found["one"], 0.01)):
+        values = rows[:, :8]
+        assert torch.equal((values / steps).round() * steps, values)
