@@ -13,8 +13,6 @@ from features.errors import FeatureConfigError, RunConfigError, did_you_mean
 from features.load import parse_feature_set
 from features.sizes import parse_bytes
 
-_KEPT = ("dim",)
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -103,7 +101,7 @@ def feature_file(
     if mistakes:
         raise RunConfigError(mistakes)
     for table in chosen:
-        kept = {key: named[table][key] for key in _KEPT if key in named[table]}
+        kept = {key: value for key, value in named[table].items() if key == "dim"}
         size = {} if budget is None else {"budget": budget}
         named[table] = {"scheme": variant.scheme, **kept, **size, **variant.options}
     written = StringIO()

@@ -14,7 +14,7 @@ from recsys.tables.blocks import as_lists, blocks
 from recsys.tables.budget import numbers_for
 from recsys.tables.hashing import salt, splitmix64
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import concatenate, spread
+from recsys.tables.readers import HashedRead, HashedReads
 from recsys.tables.scheme import INIT_BOUND, Scheme
 
 
@@ -30,7 +30,6 @@ class ArrayScheme(Scheme):
     """
 
     combines_linearly = False
-    plan_R3: Tensor
 
     def __init__(self, table: LogicalTable, *, spec: HashedNetTable | RobeTable) -> None:
         super().__init__(
@@ -44,13 +43,17 @@ class ArrayScheme(Scheme):
         self.blocks = blocks(table, num_numbers, multiplexed=spec.multiplexed)
         numbers_S = torch.empty(num_numbers).uniform_(-INIT_BOUND, INIT_BOUND)
         self.numbers_S = nn.Parameter(numbers_S)
-        of_readers = [(salt(spec.scheme, spec.seed, r.namespace), r) for r in table.readers]
-        plan = [
-            (number, self.blocks[r.namespace].first, self.blocks[r.namespace].size)
-            for number, r in of_readers
-        ]
-        plan_R3 = torch.tensor(plan, dtype=torch.int64)
-        self.register_buffer("plan_R3", plan_R3, persistent=False)
+        self.reads = HashedReads(
+            [
+                HashedRead(
+                    r.key,
+                    r.key,
+                    salt(spec.scheme, spec.seed, r.namespace),
+                    self.blocks[r.namespace],
+                )
+                for r in table.readers
+            ]
+        )
 
     @abstractmethod
     def pick(
@@ -77,9 +80,7 @@ class ArrayScheme(Scheme):
         self, vectors: Mapping[str, Tensor], ids: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """The numbers that the ids pick."""
-        keys = [r.key for r in self.table.readers]
-        values_L, counts = concatenate(ids, keys)
-        salts_L, first_L, size_L = spread(self.plan_R3, counts)
+        values_L, (salts_L, first_L, size_L), counts = self.reads.spread(ids)
         place_LD, sign_LD = self.pick(
             splitmix64(values_L + salts_L).unsqueeze(1),
             torch.arange(self.table.dim, device=values_L.device),
@@ -89,4 +90,5 @@ class ArrayScheme(Scheme):
         picked_LD = self.numbers_S.index_select(0, place_LD.flatten()).view_as(place_LD)
         if sign_LD is not None:
             picked_LD = picked_LD * sign_LD.to(picked_LD.dtype)
+        keys = [r.key for r in self.table.readers]
         return dict(zip(keys, picked_LD.split(counts), strict=True))

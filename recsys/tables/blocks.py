@@ -64,6 +64,23 @@ def own_rows(table: LogicalTable) -> dict[str, Block] | None:
     return found
 
 
+def bounded_rows(table: LogicalTable) -> dict[str, Block]:
+    """A block with a row for every id of each feature.
+
+    Raises:
+        FeatureConfigError: a feature has any number of ids.
+    """
+    own = own_rows(table)
+    if own is None:
+        unbounded = [n for n, count in table.num_ids_per_namespace().items() if count is None]
+        raise FeatureConfigError(
+            f"tables.{table.name}: a {table.spec.scheme} table needs a bounded number of ids, got "
+            f"feature {unbounded[0]!r} with a hash encoding of no size; give the encoding a size, "
+            f"or take a hash or unified table"
+        )
+    return own
+
+
 def as_lists(of_features: Mapping[str, Block]) -> dict[str, list[int]]:
     """Blocks as JSON."""
     return {name: [block.first, block.size] for name, block in of_features.items()}

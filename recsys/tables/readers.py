@@ -51,10 +51,19 @@ class HashedReads(nn.Module):
         Args:
             ids: By reader.
         """
-        values, counts = concatenate(ids, [read.reader for read in self.reads])
-        salts, first, size = spread(self.plan_R3, counts)
+        values, plan, counts = self.spread(ids)
+        salts, first, size = plan
         rows = first + hash_to_rows(values, salts, size)
         return dict(zip([read.name for read in self.reads], rows.split(counts), strict=True))
+
+    def spread(self, ids: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...], list[int]]:
+        """The ids of all reads end to end; salt, first place and size of each; how many each has.
+
+        Args:
+            ids: By reader.
+        """
+        values, counts = concatenate(ids, [read.reader for read in self.reads])
+        return values, spread(self.plan_R3, counts), counts
 
 
 def own_row(ids: Tensor, block: Block, *, feature: str) -> Tensor:

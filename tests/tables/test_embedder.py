@@ -2,17 +2,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tables.conftest import OF_SCHEMES, example_batch, example_tables
+from tables.conftest import OF_SCHEMES, example_batch, example_tables, reader
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.columns import TAKEN_NAMES, count_column
 from features.errors import FeatureConfigError, RunConfigError
 from features.load import parse_feature_set
+from features.table_spec import FullTable
 from recsys.tables import embedder as embedder_module
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
-from recsys.tables.logical import OUTPUT, with_output
+from recsys.tables.logical import OUTPUT, LogicalTable, with_output
 
 WIDTHS = {"user": 8, "item": 8, "a": 8, "b": 4, "c": 4, "d": 4, "e": 4, "past.tags": 8}
 WIDTHS |= dict.fromkeys(OF_SCHEMES, 8)
@@ -134,6 +135,15 @@ def test_both_stores_start_from_the_same_values_and_give_the_same_gradients(batc
     assert {"user", "tiny", "turns@1", "tt@2", "schemes.robe.numbers_S"} < one.keys()
     for name in one:
         torch.testing.assert_close(one[name], other[name])
+
+
+def test_a_sharded_table_whose_rows_fbgemm_cannot_read_is_named_with_the_way_out():
+    odd = LogicalTable("odd", 6, FullTable(), (reader("x"),))
+    with pytest.raises(
+        FeatureConfigError, match=r"tables.odd: .* got a sharded table of 6; .* 2400 "
+    ):
+        Embedder([odd], config=TablesConfig(dense_max_bytes=0))
+    assert Embedder([odd], config=TablesConfig()).widths == {"x": 6}
 
 
 def test_readers_without_ids_are_left_out(any_store, batch):

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from features.errors import FeatureConfigError
-from recsys.tables.blocks import own_rows
+from recsys.tables.blocks import bounded_rows
 from recsys.tables.grid import Grid
 from recsys.tables.logical import LogicalTable
 from recsys.tables.readers import own_row
@@ -27,14 +26,7 @@ class FullScheme(Scheme):
     """
 
     def __init__(self, table: LogicalTable, *, grid: Grid | None = None) -> None:
-        own = own_rows(table)
-        if own is None:
-            unbounded = [n for n, count in table.num_ids_per_namespace().items() if count is None]
-            raise FeatureConfigError(
-                f"tables.{table.name}: a {table.spec.scheme} table needs a bounded number of ids, "
-                f"got feature {unbounded[0]!r} with a hash encoding of no size; give the encoding "
-                f"a size, or take a hash or unified table"
-            )
+        own = bounded_rows(table)
         self.own = own
         num_rows = sum(block.size for block in own.values())
         dim = table.dim if grid is None else grid.row_width

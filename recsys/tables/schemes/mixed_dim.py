@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from features.errors import FeatureConfigError
-from recsys.tables.blocks import own_rows
+from recsys.tables.blocks import Block, bounded_rows
 from recsys.tables.budget import numbers_for, too_small
 from recsys.tables.logical import LogicalTable
 from recsys.tables.readers import own_row
@@ -39,13 +38,8 @@ class MixedDimScheme(Scheme):
     """
 
     def __init__(self, table: LogicalTable) -> None:
-        own = own_rows(table)
-        if own is None:
-            raise FeatureConfigError(
-                f"tables.{table.name}: a mixed_dim table needs a bounded number of ids, got a hash "
-                f"encoding of no size; give the encoding a size, or take a unified table"
-            )
-        self.own = {name: type(block)(0, block.size) for name, block in own.items()}
+        own = bounded_rows(table)
+        self.own = {name: Block(0, block.size) for name, block in own.items()}
         counts = {name: block.size for name, block in own.items()}
         dims = _dims(counts, dim=table.dim, allowed=numbers_for(table))
         if dims is None:

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from features.errors import FeatureConfigError
-from recsys.tables.blocks import as_lists, own_rows
+from recsys.tables.blocks import as_lists, bounded_rows
 from recsys.tables.budget import largest_size
 from recsys.tables.logical import LogicalTable
 from recsys.tables.readers import own_row
@@ -39,12 +38,7 @@ class TTScheme(Scheme):
     combines_linearly = False
 
     def __init__(self, table: LogicalTable) -> None:
-        own = own_rows(table)
-        if own is None:
-            raise FeatureConfigError(
-                f"tables.{table.name}: a tt table needs a bounded number of ids, got a hash "
-                f"encoding of no size; give the encoding a size, or take a unified table"
-            )
+        own = bounded_rows(table)
         self.own = own
         self.radix = _radix(sum(block.size for block in own.values()))
         self.factors = _factors(table.dim)
