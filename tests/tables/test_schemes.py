@@ -227,10 +227,11 @@ def test_probes_take_turns_in_several_tables():
     }
 
 
-@pytest.mark.parametrize("multiplexed", [True, False])
-def test_quotient_and_remainder_tell_all_ids_apart_where_there_is_room(multiplexed):
+# Of 120 rows, a golden section of the codes would meet each code it reaches 20 times.
+@pytest.mark.parametrize(("multiplexed", "num_rows"), [(True, 120), (True, 130), (False, 130)])
+def test_quotient_and_remainder_tell_all_ids_apart_where_there_is_room(multiplexed, num_rows):
     readers = (reader("a", 0, num_ids=700), reader("b", 1, num_ids=300))
-    spec = QRTable(scheme="qr", rows=130, multiplexed=multiplexed)
+    spec = QRTable(scheme="qr", rows=num_rows, multiplexed=multiplexed)
     rows = build_scheme(table(spec, *readers)).remap(
         {"a": torch.arange(700), "b": torch.arange(300)}
     )
