@@ -95,7 +95,7 @@ class RobeTable(MultiplexedTable):
 
 
 class HashedNetTable(MultiplexedTable):
-    """Every number of a vector is a number of one array, with a sign, both by hashes."""
+    """Every number of a vector is a number of one array, chosen by a hash."""
 
     scheme: Literal["hashednet"]
 
