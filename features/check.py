@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from features.sizes import format_bytes, parse_bytes
 from features.spec import FeatureSet, Sequence
-from features.table_spec import QuantizedTable, SizedTable
+from features.table_spec import QuantizedTable, SizedTable, StoredTable, stored_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,25 +63,30 @@ def table_summaries(
     """
     found = []
     for name, table in feature_set.resolved_tables().items():
-        assert table.dim is not None, "resolved"
         readers = [f for f in feature_set.embedded if feature_set.table_of(f.name) == name]
-        owners = [f.name for f in readers if getattr(f, "like", None) is None]
-        rows = num_bytes = None
-        if isinstance(table, SizedTable) and table.budget is not None:
-            num_bytes = parse_bytes(table.budget)
-            rows = num_bytes // (table.dim * FLOAT_BYTES)
-        elif isinstance(table, SizedTable):
-            rows = table.rows
-        elif schema is not None:
-            rows = sum(schema.num_ids(owner) or 0 for owner in owners)
-        if rows is not None and isinstance(table, QuantizedTable):
-            num_steps = rows if table.step == "learned" else 1
-            num_bytes = rows * table.dim * table.bits // 8 + num_steps * FLOAT_BYTES
-        elif rows is not None and num_bytes is None:
-            num_bytes = rows * table.dim * FLOAT_BYTES
         names = tuple(reader.name for reader in readers)
-        found.append(TableSummary(name, table.scheme, names, rows, table.dim, num_bytes))
+        owners = [f.name for f in readers if getattr(f, "like", None) is None]
+        num_ids = None if schema is None else sum(schema.num_ids(owner) or 0 for owner in owners)
+        for stored_name, stored in stored_tables(name, table).items():
+            assert stored.dim is not None, "resolved"
+            rows, num_bytes = _size(stored, dim=stored.dim, num_ids=num_ids)
+            summary = TableSummary(stored_name, stored.scheme, names, rows, stored.dim, num_bytes)
+            found.append(summary)
     return tuple(found)
+
+
+def _size(table: StoredTable, *, dim: int, num_ids: int | None) -> tuple[int | None, int | None]:
+    """Rows and bytes; None where only data says."""
+    if isinstance(table, SizedTable) and table.budget is not None:
+        num_bytes = parse_bytes(table.budget)
+        return num_bytes // (dim * FLOAT_BYTES), num_bytes
+    rows = table.rows if isinstance(table, SizedTable) else num_ids
+    if rows is None:
+        return None, None
+    if isinstance(table, QuantizedTable):
+        num_steps = rows if table.step == "learned" else 1
+        return rows, rows * dim * table.bits // 8 + num_steps * FLOAT_BYTES
+    return rows, rows * dim * FLOAT_BYTES
 
 
 def report(feature_set: FeatureSet, schema: FeatureSchema | None) -> list[Table]:

@@ -28,7 +28,15 @@ from features.spec import (
 )
 from features.split_spec import ColumnSplit, LeaveOneOutSplit, RandomSplit, TemporalSplit
 from features.sql import parse_sql
-from features.table_spec import FullTable, QuantizedTable, SizedTable, Table, UnifiedTable
+from features.table_spec import (
+    FullTable,
+    QuantizedTable,
+    SizedTable,
+    StoredTable,
+    Table,
+    UnifiedTable,
+    stored_tables,
+)
 from features.times import utc_naive
 
 YamlPath = tuple[str | int, ...]
@@ -151,11 +159,12 @@ def _expressions(draft: Draft) -> Iterator[Finding]:
 
 def _tables(draft: Draft) -> Iterator[Finding]:
     for name, table in draft.tables.items():
-        if isinstance(table, SizedTable) and table.budget is not None:
-            try:
-                parse_bytes(table.budget)
-            except ValueError as error:
-                yield ("tables", name, "budget"), str(error)
+        for stored_name, stored in stored_tables(name, table).items():
+            if isinstance(stored, SizedTable) and stored.budget is not None:
+                try:
+                    parse_bytes(stored.budget)
+                except ValueError as error:
+                    yield ("tables", *stored_name.split("@"), "budget"), str(error)
     read = [entry.get("table") for _, entry in draft.entries]
     for name in draft.table_names:
         if name not in read and draft.is_whole:
@@ -183,7 +192,7 @@ def _reference(path: YamlPath, name: str, kind: str, known: list[str]) -> Iterat
 
 
 def _table_use(path: YamlPath, feature: EmbeddedFeature, draft: Draft) -> Iterator[Finding]:
-    table = draft.tables.get(feature.table or "")
+    stored = _stored(feature, draft)
     is_like = isinstance(feature, Categorical) and feature.like is not None
     if feature.table is not None and feature.dim is not None:
         yield (*path, "dim"), f"not together with table; set it in tables.{feature.table}.dim"
@@ -197,8 +206,8 @@ def _table_use(path: YamlPath, feature: EmbeddedFeature, draft: Draft) -> Iterat
         )
     if (
         feature.probes > 1
-        and not isinstance(table, UnifiedTable)
-        and (feature.table is None or table is not None)
+        and not all(isinstance(table, UnifiedTable) for table in stored or [None])
+        and (feature.table is None or stored)
     ):
         yield (
             (*path, "probes"),
@@ -209,17 +218,26 @@ def _table_use(path: YamlPath, feature: EmbeddedFeature, draft: Draft) -> Iterat
         )
 
 
+def _stored(feature: EmbeddedFeature, draft: Draft) -> list[StoredTable]:
+    """What a feature reads, where it names a valid table."""
+    table = draft.tables.get(feature.table or "")
+    return [] if table is None else list(stored_tables("", table).values())
+
+
 def _categorical(path: YamlPath, feature: Categorical, draft: Draft) -> Iterator[Finding]:
     if feature.split == "":
         yield (*path, "split"), "must be one character or more, got ''"
-    table = draft.tables.get(feature.table or "")
-    has_rows_of_its_own = isinstance(table, FullTable | QuantizedTable)
-    is_full = has_rows_of_its_own or (feature.table is None and feature.like is None)
+    with_a_row_per_id = [
+        table.scheme
+        for table in _stored(feature, draft)
+        if isinstance(table, FullTable | QuantizedTable)
+    ]
+    is_full = bool(with_a_row_per_id) or (feature.table is None and feature.like is None)
     if isinstance(feature.encoding, HashEncoding) and feature.encoding.size is None and is_full:
         yield (
             (*path, "encoding", "size"),
             (
-                f"missing, and a {table.scheme if table else 'full'} table has a row per id; add a "
+                f"missing, and a {[*with_a_row_per_id, 'full'][0]} table has a row per id; add a "
                 "size, or read a table of scheme hash or unified"
             ),
         )

@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from features.spec import FeatureSet
+from features.table_spec import ROLES
 
 
 def feature_file_schema() -> dict[str, Any]:
@@ -45,10 +46,17 @@ def _allow_short_sources(schema: dict[str, Any], parts: dict[str, Any]) -> None:
 def _allow_bare_tables(schema: dict[str, Any], parts: dict[str, Any]) -> None:
     """A table without scheme is full."""
     tables = schema["properties"]["tables"]["additionalProperties"]
-    members = tables.pop("oneOf")
-    tables.pop("discriminator")
-    tables["anyOf"] = [*members, {"type": "null"}]
+    _allow_no_scheme(tables)
+    tables["anyOf"].append({"type": "null"})
     parts["FullTable"].pop("required", None)
+    for role in ROLES:
+        _allow_no_scheme(parts["DecoupledTable"]["properties"][role])
+
+
+def _allow_no_scheme(union: dict[str, Any]) -> None:
+    """Tables are told apart by their keys, as one without scheme is full."""
+    union["anyOf"] = union.pop("oneOf")
+    union.pop("discriminator")
 
 
 def _allow_kind_as_text(union: dict[str, Any], *, kinds: list[str]) -> None:

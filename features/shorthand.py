@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from features.table_spec import ROLES
+
 
 def expand_source(value: Any) -> Any:
     """`ratings.parquet` or a list of files -> {path: ...}."""
@@ -18,12 +20,13 @@ def expand_entity(value: Any) -> Any:
 
 
 def expand_table(value: Any) -> Any:
-    """A table that names no scheme is full."""
+    """A table that names no scheme is full, also within a decoupled one."""
     if value is None:
         return {"scheme": "full"}
-    if isinstance(value, dict) and "scheme" not in value:
-        return {"scheme": "full", **value}
-    return value
+    if not isinstance(value, dict):
+        return value
+    roles = {role: expand_table(value[role]) for role in ROLES if role in value}
+    return {"scheme": "full", **value, **roles}
 
 
 def expand_feature(value: Any) -> tuple[tuple[tuple[str | int, ...], Any], ...]:

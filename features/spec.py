@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from features.spec_base import Scalar, Spec
 from features.split_spec import RandomSplit, Split
-from features.table_spec import FullTable, Table
+from features.table_spec import ROLES, DecoupledTable, FullTable, Table
 
 
 # ---------------------------------------------------------------------------- where data lies
@@ -288,7 +288,7 @@ class FeatureSet(Spec):
     def resolved_tables(self) -> dict[str, Table]:
         """All logical tables with their widths: the named ones, then those of single features."""
         tables: dict[str, Table] = {
-            name: table.model_copy(update={"dim": table.dim or self.defaults.dim})
+            name: _with_dims(table, default=self.defaults.dim)
             for name, table in self.tables.items()
         }
         for feature in self.embedded:
@@ -318,3 +318,12 @@ class FeatureSet(Spec):
     def labels(self) -> tuple[str, ...]:
         """Names of the targets."""
         return tuple(label.name for label in self.label)
+
+
+def _with_dims(table: Table, *, default: int) -> Table:
+    """The table with its width, and those of its roles, filled in."""
+    dim = table.dim or default
+    if not isinstance(table, DecoupledTable):
+        return table.model_copy(update={"dim": dim})
+    roles = {role: _with_dims(table.role(role), default=dim) for role in ROLES}
+    return table.model_copy(update={"dim": dim, **roles})

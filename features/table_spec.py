@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -135,7 +135,7 @@ class QuantizedTable(TableBase):
     """Numbers are whole multiples of it; where steps are learned, at the start."""
 
 
-Table = Annotated[
+StoredTable = Annotated[
     FullTable
     | HashTable
     | UnifiedTable
@@ -150,3 +150,42 @@ Table = Annotated[
     | QuantizedTable,
     Field(discriminator="scheme"),
 ]
+
+Role = Literal["attention", "representation"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class DecoupledTable(TableBase):
+    """Two tables: one to find the earlier events that matter, one to say what they mean."""
+
+    scheme: Literal["decoupled"]
+    attention: StoredTable = FullTable()
+    """What earlier events are searched and weighted by."""
+    representation: StoredTable = FullTable()
+    """What the found events and the target are described by."""
+    separate_target: bool = False
+    """Whether the target has two tables of its own, apart from those of the history."""
+
+    def role(self, role: Role) -> StoredTable:
+        """The table of a role."""
+        return self.attention if role == "attention" else self.representation
+
+
+Table = Annotated[StoredTable | DecoupledTable, Field(discriminator="scheme")]
+
+
+def stored_tables(name: str, table: Table) -> dict[str, StoredTable]:
+    """What is stored under a name of the feature file: the table itself, or one for each role."""
+    if isinstance(table, DecoupledTable):
+        return {role_key(name, role): table.role(role) for role in ROLES}
+    return {name: table}
+
+
+def role_key(key: str, role: Role) -> str:
+    """The name of a role's table, and the key of what is read from it; no feature has an @.
+
+    Args:
+        key: Name of the table, or key of the ids.
+        role: Of a decoupled table.
+    """
+    return f"{key}@{role}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -13,11 +13,21 @@ Objective = Literal["next", "cloze"]
 
 
 class Ranker(nn.Module, ABC):
-    """Scores examples. Built as `Model(layout, ...)` with a `FieldLayout`."""
+    """Scores examples. Built as `Model(layout, ...)` with a `FieldLayout`.
+
+    Attributes:
+        reads_histories: Whether it reads sequences event by event.
+    """
+
+    reads_histories: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, embedded: Embedded) -> Tensor:
         """Give logits_BT."""
+
+    def training_logits(self, embedded: Embedded) -> tuple[Tensor, ...]:
+        """Give logits_BT, and those of heads that only help in training."""
+        return (self(embedded),)
 
 
 class SequenceLoss(ABC):  # noqa: B024  the two kinds are called with different things

@@ -241,17 +241,19 @@ def _pools_early(scheme: Scheme) -> bool:
 def _unpack(
     parts: Sequence[KeyedJaggedTensor | None], readers: Mapping[str, Reader]
 ) -> Iterator[tuple[str, _Ids]]:
+    """What each reader reads, where the batch has it."""
     for keyed in parts:
         if keyed is None:
             continue
         values = keyed.values().split(keyed.length_per_key())
         lengths = keyed.lengths().view(len(keyed.keys()), -1).unbind()
         found = dict(zip(keyed.keys(), map(_Ids, values, lengths), strict=True))
-        for key, ids in found.items():
-            if key not in readers:
+        for key, reader in readers.items():
+            if reader.column not in found:
                 continue
-            has_lists = readers[key].event_pooling != "none"
-            yield key, replace(ids, events=found[count_column(key)]) if has_lists else ids
+            ids, has_lists = found[reader.column], reader.event_pooling != "none"
+            counted = replace(ids, events=found[count_column(reader.column)]) if has_lists else ids
+            yield key, counted
 
 
 def _of_events(vectors_LD: Tensor, ids: _Ids, reader: Reader) -> Jagged:

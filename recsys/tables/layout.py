@@ -14,14 +14,17 @@ def field_layout(schema: FeatureSchema, embedder: Embedder) -> FieldLayout:
     feature_set = schema.feature_set
     pooled = {key for key, reader in embedder.readers.items() if reader.pooling != "none"}
     item = feature_set.entity.item
+    max_lengths = {
+        sequence_column(sequence.name, of): sequence.max_length
+        for sequence in feature_set.of_kind(Sequence)
+        for of in sequence.columns
+    }
     is_catalogue = item in {f.name for f in feature_set.of_kind(Categorical)}
     return FieldLayout(
         fields={key: embedder.widths[key] for key in embedder.readers if key in pooled},
         sequences={key: embedder.widths[key] for key in embedder.readers if key not in pooled},
         max_lengths={
-            sequence_column(sequence.name, of): sequence.max_length
-            for sequence in feature_set.of_kind(Sequence)
-            for of in sequence.columns
+            k: max_lengths[r.column] for k, r in embedder.readers.items() if r.column in max_lengths
         },
         num_dense=len(feature_set.of_kind(Dense))
         + sum(vector.size for vector in feature_set.of_kind(Vector)),

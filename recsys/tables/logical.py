@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,7 +10,7 @@ from features.columns import sequence_column
 from features.errors import FeatureConfigError
 from features.schema import FeatureSchema
 from features.spec import Bucketized, Categorical, Sequence
-from features.table_spec import Table
+from features.table_spec import ROLES, DecoupledTable, StoredTable, Table, role_key
 
 Pooling = Literal["none", "sum", "mean"]
 
@@ -17,13 +18,16 @@ OUTPUT = "@output"
 """Reader of the items' second table, where they are scored by vectors of their own; no feature's
 name has an @."""
 
+TARGET = "@target"
+"""Ends the names of tables that only the target reads, where the history has tables of its own."""
+
 
 @dataclass(frozen=True)
 class Reader:
     """One column of ids that looks up rows of a table.
 
     Attributes:
-        key: Key in the batch: a feature, or `sequence.of`.
+        key: Of its vectors: a feature or `sequence.of`; in a decoupled table with the role added.
         position: Place in the feature file; fields keep this order whatever table they read.
         namespace: Feature whose ids these are; readers of one namespace mean the same by an id.
         num_ids: Ids are 0 ... num_ids - 1; None: any 63-bit number.
@@ -32,6 +36,7 @@ class Reader:
         is_multi_valued: Whether an example may have other than one id.
         event_pooling: How the vectors of one event of a sequence become one, before those of the
             example do; `none`: an event has one id.
+        source: Key of its ids in a batch. None: that of its vectors.
     """
 
     key: str
@@ -42,6 +47,12 @@ class Reader:
     pooling: Pooling
     is_multi_valued: bool
     event_pooling: Pooling = "none"
+    source: str | None = None
+
+    @property
+    def column(self) -> str:
+        """Key of its ids in a batch."""
+        return self.source or self.key
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class LogicalTable:
     """A table of the feature file with its readers.
 
     Attributes:
-        name: Name in the feature file, or that of its only feature.
+        name: Name in the feature file, or that of its only feature; with the role, if it has any.
         dim: Width of one row.
         spec: Its scheme and sizes.
         readers: In the order of the feature file.
@@ -57,7 +68,7 @@ class LogicalTable:
 
     name: str
     dim: int
-    spec: Table
+    spec: StoredTable
     readers: tuple[Reader, ...]
 
     def num_ids_per_namespace(self) -> dict[str, int | None]:
@@ -81,9 +92,26 @@ def logical_tables(schema: FeatureSchema) -> tuple[LogicalTable, ...]:
         readers.setdefault(feature_set.table_of(of), []).append(reader)
     tables = feature_set.resolved_tables()
     return tuple(
-        LogicalTable(name=name, dim=_dim(tables[name]), spec=tables[name], readers=tuple(group))
+        table
         for name, group in readers.items()
+        for table in _with_roles(name, tables[name], tuple(group))
     )
+
+
+def _with_roles(name: str, table: Table, readers: tuple[Reader, ...]) -> Iterator[LogicalTable]:
+    """The table; or one for each role, whose vectors are keyed by it."""
+    if not isinstance(table, DecoupledTable):
+        yield LogicalTable(name, _dim(table), table, readers)
+        return
+    of_history = tuple(reader for reader in readers if "." in reader.key)
+    of_target = tuple(reader for reader in readers if "." not in reader.key)
+    is_separate = table.separate_target and of_history and of_target
+    groups = {"": of_history, TARGET: of_target} if is_separate else {"": readers}
+    for role in ROLES:
+        stored = table.role(role)
+        for suffix, group in groups.items():
+            in_role = tuple(replace(r, key=role_key(r.key, role), source=r.key) for r in group)
+            yield LogicalTable(role_key(name, role) + suffix, _dim(stored), stored, in_role)
 
 
 def with_output(tables: tuple[LogicalTable, ...], *, of: str) -> tuple[LogicalTable, ...]:

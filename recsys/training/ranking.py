@@ -58,13 +58,14 @@ class RankingTask(Task):
                 "features: a ranking task needs a pooled or dense feature, got none; add one, or "
                 "give the sequence `pooling: mean`"
             )
-        if layout.sequences:
-            raise FeatureConfigError(
-                f"features: a ranker reads one vector per feature, got the unpooled "
-                f"{', '.join(layout.sequences)}; set `pooling: mean` or `sum` on the sequence"
-            )
         self.labels = layout.labels
         self.ranker = self.ranker_factory(layout)
+        if layout.sequences and not self.ranker.reads_histories:
+            raise FeatureConfigError(
+                f"features: {type(self.ranker).__name__} reads one vector per feature, got the "
+                f"unpooled {', '.join(layout.sequences)}; set `pooling: mean` or `sum` on the "
+                f"sequence, or take a model that reads histories, such as DARE"
+            )
         self.metrics = torch.nn.ModuleDict(
             {
                 f"{split}_{label}": RankingMetrics()
@@ -84,9 +85,12 @@ class RankingTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss."""
-        loss = binary_cross_entropy(self(batch), batch.labels_BT, batch.weights_B)
-        self.log_loss(loss, num_examples=len(batch))
-        return loss
+        losses = [
+            binary_cross_entropy(logits_BT, batch.labels_BT, batch.weights_B)
+            for logits_BT in self.ranker.training_logits(self.embedder(batch))
+        ]
+        self.log_loss(losses[0], num_examples=len(batch))
+        return torch.stack(losses).sum()
 
     def collect(self, batch: Batch, *, split: str) -> None:
         """Keep predictions beside labels."""

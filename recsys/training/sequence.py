@@ -102,6 +102,12 @@ class SequenceTask(Task):
     def logical_tables(self, schema: FeatureSchema) -> tuple[LogicalTable, ...]:
         """The tables of the feature file, and that of the output where it is a separate one."""
         tables = logical_tables(schema)
+        decoupled = [table.name for table in tables if "@" in table.name]
+        if decoupled:
+            raise FeatureConfigError(
+                f"tables.{decoupled[0].partition('@')[0]}.scheme: a sequence model reads one "
+                f"vector per event, got decoupled; take another scheme, or a ranker such as DARE"
+            )
         if self.item_output == "tied":
             return tables
         items = ItemSequence.of(schema.feature_set)

@@ -1,0 +1,102 @@
+"""Packed events of histories as a rectangle, the most recent first, for search and attention.
+
+B examples · L events of all histories, packed · W places per history · K events kept of each ·
+A ages, of which 0 is the target's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Events:
+    """Some events of each history: which packed event is where.
+
+    Attributes:
+        token_BK: Packed event; where there is none, any.
+        is_event_BK: Whether there is one.
+        age_BK: 1 for the event before the target, 2 for the one before that. None: place + 1.
+    """
+
+    token_BK: Tensor
+    is_event_BK: Tensor
+    age_BK: Tensor | None = None
+
+    @classmethod
+    def all_of(cls, lengths_B: Tensor, *, max_length: int, age_L: Tensor | None = None) -> Self:
+        """All events.
+
+        Args:
+            lengths_B: Events of each history, oldest first.
+            max_length: Of the longest that there may be; an exported program has so many places.
+            age_L: Of each event. None: no event is missing between it and the target.
+        """
+        exporting = torch.compiler.is_exporting()
+        longest = max_length if exporting else int(lengths_B.max()) if len(lengths_B) else 0
+        place_W = torch.arange(max(longest, 1), device=lengths_B.device)
+        is_event_BW = place_W < lengths_B.unsqueeze(1)
+        last_B1 = lengths_B.cumsum(0).unsqueeze(1) - 1
+        token_BW = (last_B1 - place_W) * is_event_BW
+        return cls(token_BW, is_event_BW, None if age_L is None else _taken(age_L, token_BW))
+
+    def take(self, packed_LD: Tensor) -> Tensor:
+        """What belongs to the events, (B, K, D).
+
+        Args:
+            packed_LD: Of all events.
+        """
+        return _taken(packed_LD, self.token_BK)
+
+    def best(self, scores_BW: Tensor, *, k: int) -> tuple[Events, Tensor]:
+        """The K events of highest score, best first; and their places (B, K) among these.
+
+        Args:
+            scores_BW: Of these events; -inf for those that may not be kept.
+            k: Events to keep, at most.
+        """
+        scores_BW = scores_BW.masked_fill(~self.is_event_BK, -torch.inf)
+        found_BK = scores_BW.topk(min(k, scores_BW.shape[1]), dim=1)
+        place_BK, is_event_BK = found_BK.indices, found_BK.values > -torch.inf
+        age_BK = place_BK + 1 if self.age_BK is None else self.age_BK.gather(1, place_BK)
+        return Events(self.token_BK.gather(1, place_BK), is_event_BK, age_BK), place_BK
+
+    def of_ages(self, numbers_A: Tensor) -> Tensor:
+        """The number that belongs to the age of each event, (B, K) or (1, K).
+
+        Args:
+            numbers_A: By age.
+        """
+        if self.age_BK is None:
+            return numbers_A[1 : self.token_BK.shape[1] + 1].unsqueeze(0)
+        return numbers_A.index_select(0, self.age_BK.flatten()).view_as(self.age_BK)
+
+    def pool_ages(self, shares_BK: Tensor, ages_AD: Tensor) -> Tensor:
+        """The vectors of the events' ages, summed with shares, (B, D).
+
+        Args:
+            shares_BK: Of the events; 0 where there is none.
+            ages_AD: By age.
+        """
+        if self.age_BK is None:
+            return shares_BK @ ages_AD[1 : shares_BK.shape[1] + 1]
+        shares_BA = shares_BK.new_zeros(len(shares_BK), len(ages_AD))
+        return shares_BA.scatter_add(1, self.age_BK, shares_BK) @ ages_AD
+
+
+def softmax(scores_BK: Tensor, is_event_BK: Tensor) -> Tensor:
+    """Shares of the events that add up to 1; all 0 where there is no event."""
+    lowest = torch.finfo(scores_BK.dtype).min
+    shares_BK = scores_BK.masked_fill(~is_event_BK, lowest).softmax(dim=1)
+    return shares_BK * is_event_BK
+
+
+def _taken(packed: Tensor, token_BK: Tensor) -> Tensor:
+    """Rows of packed events, by `index_select`, whose gradient is the faster one."""
+    if not torch.compiler.is_exporting() and len(packed) == 0:
+        packed = packed.new_zeros(1, *packed.shape[1:])
+    return packed.index_select(0, token_BK.flatten()).view(*token_BK.shape, *packed.shape[1:])

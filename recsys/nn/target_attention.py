@@ -1,0 +1,127 @@
+"""How a target weighs the earlier events of its user.
+
+B examples · K events of each · D width of the vectors that attention reads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from recsys.nn.events import softmax
+
+
+class TargetAttention(nn.Module, ABC):
+    """Scores events by a target, and turns scores into shares."""
+
+    @abstractmethod
+    def forward(self, target_BD: Tensor, events_BKD: Tensor) -> Tensor:
+        """Give scores_BK, the higher the more an event matters."""
+
+    def shares(self, scores_BK: Tensor, is_event_BK: Tensor) -> Tensor:
+        """Weights of the events; 0 where there is none."""
+        return softmax(scores_BK, is_event_BK)
+
+
+class ScaledDot(TargetAttention):
+    """Dot products, divided by the root of D.
+
+    Source: Feng et al., DARE (2025), https://arxiv.org/abs/2410.02604, as its code has it.
+    """
+
+    def forward(self, target_BD: Tensor, events_BKD: Tensor) -> Tensor:
+        """Give scores_BK."""
+        return scaled_dot(events_BKD, target_BD)
+
+
+class ActivationUnit(TargetAttention):
+    """A perceptron over the target, the event, their difference and product, divided by D.
+
+    Args:
+        width: D.
+        hidden: Width of its hidden layer.
+
+    Source: Zhou et al., DIN (2018), https://arxiv.org/abs/1706.06978, section 4.3, with the
+    softmax and the sizes that DARE's code compares it with.
+    """
+
+    def __init__(self, width: int, *, hidden: int = 36) -> None:
+        super().__init__()
+        self.width = width
+        self.layers = nn.Sequential(nn.Linear(4 * width, hidden), nn.PReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, target_BD: Tensor, events_BKD: Tensor) -> Tensor:
+        """Give scores_BK."""
+        target_BKD = target_BD.unsqueeze(1).expand_as(events_BKD)
+        pairs = [target_BKD, events_BKD, target_BKD - events_BKD, target_BKD * events_BKD]
+        return self.layers(torch.cat(pairs, dim=2)).squeeze(2) / self.width
+
+
+class HashCollisions(TargetAttention):
+    """The share of hashes by which an event falls into the target's bucket; no softmax.
+
+    Args:
+        width: D.
+        num_hashes: Hashes of each vector.
+        bits: Random directions whose signs make a hash.
+        seed: Of the directions.
+
+    Source: Cao et al., SDIM (2022), https://arxiv.org/abs/2205.10249, section 3.2.
+
+    Differs from the paper: shares of all hashes add up to 1, where it normalises the sum of each.
+    """
+
+    def __init__(self, width: int, *, num_hashes: int = 48, bits: int = 3, seed: int = 0) -> None:
+        super().__init__()
+        self.codes = SignCodes(width, num_bits=num_hashes * bits, seed=seed)
+        self.bits = bits
+
+    def forward(self, target_BD: Tensor, events_BKD: Tensor) -> Tensor:
+        """Give scores_BK: how many hashes agree."""
+        equal_BKN = self.codes(events_BKD) == self.codes(target_BD).unsqueeze(1)
+        return equal_BKN.unflatten(2, (-1, self.bits)).all(3).sum(2).to(target_BD.dtype)
+
+    def shares(self, scores_BK: Tensor, is_event_BK: Tensor) -> Tensor:
+        """Collisions of an event over those of all."""
+        counts_BK = scores_BK * is_event_BK
+        return counts_BK / counts_BK.sum(1, keepdim=True).clamp(min=1)
+
+
+class Uniform(TargetAttention):
+    """All events weigh the same."""
+
+    def forward(self, target_BD: Tensor, events_BKD: Tensor) -> Tensor:
+        """Give zeros (B, K)."""
+        return target_BD.new_zeros(events_BKD.shape[:2])
+
+
+class SignCodes(nn.Module):
+    """Signs of a vector along random directions: vectors of small angle share most of them.
+
+    Args:
+        width: Of the vectors.
+        num_bits: Number of directions.
+        seed: Of the directions.
+
+    Source: Charikar, SimHash (2002); Chen et al., ETA (2021), https://arxiv.org/abs/2108.04468.
+    """
+
+    directions_DN: Tensor
+
+    def __init__(self, width: int, *, num_bits: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        directions_DN = torch.randn(width, num_bits, generator=generator)
+        self.register_buffer("directions_DN", directions_DN, persistent=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Give bits (..., N)."""
+        return vectors @ self.directions_DN > 0
+
+
+def scaled_dot(events_BKD: Tensor, target_BD: Tensor) -> Tensor:
+    """Dot products of events with their target, (B, K), divided by the root of D."""
+    return (events_BKD @ target_BD.unsqueeze(2)).squeeze(2) / sqrt(target_BD.shape[1])
