@@ -170,7 +170,7 @@ class HistoryRanker(Ranker):
         target = [self.target(embedded, "representation")]
         if (ages_AD := self._ages("representation")) is not None:
             history.append(events.pool_ages(shares_BK, ages_AD))
-            target.append(ages_AD[0].expand(len(shares_BK), -1))
+            target.append(ages_AD[0].expand(shares_BK.shape[0], -1))
         history_BD, target_BD = torch.cat(history, dim=1), torch.cat(target, dim=1)
         inputs = [target_BD, history_BD, *self.columns.context(embedded)]
         if self.target_aware:

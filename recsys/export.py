@@ -28,7 +28,7 @@ from recsys.trained import load_task, resolve_checkpoint
 from recsys.training.ranking import RankingTask
 from recsys.training.sequence import SequenceTask
 from recsys.training.task import Task
-from recsys.types import Embedded, History
+from recsys.types import Embedded, History, Jagged
 
 _VERSIONED = ("recsys", "torch", "torchrec", "polars", "polars-hash")
 
@@ -72,17 +72,33 @@ def embedder_tensors(task: Task) -> dict[str, Tensor]:
 
 # ------------------------------------------------------------------------------- the program
 class RankingProgram(nn.Module):
-    """Fields and dense features in, probabilities out."""
+    """Fields, histories and dense features in, probabilities out."""
 
     def __init__(self, task: RankingTask) -> None:
         super().__init__()
         self.ranker = task.ranker
-        self.names = [k for k, r in task.embedder.readers.items() if r.pooling != "none"]
+        self.names = list(task.layout.fields)
+        self.sequence_names = list(task.layout.sequences)
 
-    def forward(self, fields: list[Tensor], dense_BN: Tensor) -> Tensor:
-        """Give probabilities (B, T)."""
+    def forward(
+        self,
+        fields: list[Tensor],
+        sequences: list[Tensor],
+        lengths: list[Tensor],
+        dense_BN: Tensor,
+    ) -> Tensor:
+        """Give probabilities (B, T).
+
+        Args:
+            fields: Vectors (B, width), in the order of the layout.
+            sequences: Vectors (L, width) of all events, packed.
+            lengths: Events of each example, (B,), by sequence.
+            dense_BN: Dense and vector features.
+        """
         by_name = dict(zip(self.names, fields, strict=True))
-        return self.ranker(Embedded(fields=by_name, sequences={}, dense_BN=dense_BN)).sigmoid()
+        jagged = [Jagged(v, n) for v, n in zip(sequences, lengths, strict=True)]
+        by_sequence = dict(zip(self.sequence_names, jagged, strict=True))
+        return self.ranker(Embedded(by_name, by_sequence, dense_BN)).sigmoid()
 
 
 class SequenceProgram(nn.Module):
@@ -122,17 +138,28 @@ class SequenceProgram(nn.Module):
 
 
 def _program(task: Task) -> torch.export.ExportedProgram:
-    batch = Dim("batch", min=1)
+    batch, tokens = Dim("batch", min=1), Dim("tokens", min=1)
     if isinstance(task, RankingTask):
         program = RankingProgram(task).eval()
-        widths = task.embedder.widths
-        num_dense = task.layout.num_dense
-        fields = [torch.zeros(2, widths[name]) for name in program.names]
-        arguments: tuple[Any, ...] = (fields, torch.zeros(2, num_dense))
-        shapes: Any = ([{0: batch} for _ in fields], {0: batch})
+        layout = task.layout
+        fields = [torch.zeros(2, width) for width in layout.fields.values()]
+        sequences = [torch.zeros(5, width) for width in layout.sequences.values()]
+        lengths = [torch.tensor([2, 3]) for _ in sequences]
+        arguments: tuple[Any, ...] = (
+            fields,
+            sequences,
+            lengths,
+            torch.zeros(2, layout.num_dense),
+        )
+        of_examples, of_events = {0: batch}, {0: tokens}
+        shapes: Any = (
+            [of_examples for _ in fields],
+            [of_events for _ in sequences],
+            [of_examples for _ in lengths],
+            of_examples,
+        )
         return torch.export.export(program, arguments, dynamic_shapes=shapes)
     assert isinstance(task, SequenceTask)
-    tokens = Dim("tokens", min=1)
     lengths_B = torch.tensor([2, 3])
     width, *side_widths = (task.embedder.widths[key] for key in task.keys)
     sides = [torch.zeros(5, side_width) for side_width in side_widths]

@@ -64,7 +64,18 @@ class Scorer:
     def probabilities(self, batch: Batch) -> Tensor:
         """Probabilities (B, T) of a ranking bundle's labels."""
         embedded = self._embedder(batch)
-        return self._program(list(embedded.fields.values()), embedded.dense_BN)
+        histories = embedded.sequences.values()
+        return self._program(
+            list(embedded.fields.values()),
+            # An exported program has an event at least; no example owns this one.
+            [
+                x.values_LD if len(x.values_LD) else x.values_LD.new_zeros(1, x.values_LD.shape[1])
+                for x in histories
+            ],
+            # Of each its own: a tensor passed twice counts as one input.
+            [x.lengths_B.clone() for x in histories],
+            embedded.dense_BN,
+        )
 
     @torch.inference_mode()
     def catalogue_scores(self, batch: Batch) -> Tensor:

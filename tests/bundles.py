@@ -14,7 +14,8 @@ from recsys.protocols import SequenceEncoder
 from recsys.trained import load_task
 
 ENCODERS = [n for n in models.__all__ if issubclass(getattr(models, n), SequenceEncoder)]
-RANKERS = [name for name in models.__all__ if name not in ENCODERS]
+HISTORY_RANKERS = [n for n in models.__all__ if getattr(getattr(models, n), "reads_histories", 0)]
+RANKERS = [name for name in models.__all__ if name not in ENCODERS + HISTORY_RANKERS]
 SIZES = {
     "DCNv2": {"num_cross_layers": 1, "mlp": [8]},
     "DLRM": {"bottom_mlp": [8], "top_mlp": [8]},
@@ -42,7 +43,7 @@ def train(directory, names, *, features, encoder=None, tables=None, **settings):
     """
     tables = {"dense_max_bytes": 0} if tables is None else tables
     write_data(directory / "data")
-    kind = "ranking" if names[0] in RANKERS else "sequence"
+    kind = "sequence" if names[0] in ENCODERS else "ranking"
     (directory / f"{kind}.yaml").write_text(features)
     adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.02}}
     for name in names:

@@ -84,7 +84,7 @@ class Events:
         """
         if self.age_BK is None:
             return shares_BK @ ages_AD[1 : shares_BK.shape[1] + 1]
-        shares_BA = shares_BK.new_zeros(len(shares_BK), len(ages_AD))
+        shares_BA = shares_BK.new_zeros(shares_BK.shape[0], len(ages_AD))
         return shares_BA.scatter_add(1, self.age_BK, shares_BK) @ ages_AD
 
 

@@ -10,6 +10,8 @@ from recsys.protocols import Ranker
 from recsys.types import Embedded, FieldLayout, Jagged
 
 RANKERS = [n for n in models.__all__ if issubclass(getattr(models, n), Ranker)]
+# Those that read histories are tested in test_history_rankers.py.
+PLAIN = [name for name in RANKERS if not getattr(models, name).reads_histories]
 
 
 def layout(*, fields=("user", "item", "hour"), width=4, num_dense=2, labels=("click", "buy")):
@@ -49,12 +51,12 @@ class Flat(nn.Module):
 
 
 def test_all_rankers_are_found():
-    assert sorted(RANKERS) == ["DCNv2", "DLRM", "DeepFM", "FM"]
+    assert sorted(RANKERS) == ["DARE", "DCNv2", "DIN", "DLRM", "DeepFM", "FM", "HistoryRanker"]
 
 
 @pytest.mark.parametrize("labels", [("click",), ("click", "buy", "like")])
 @pytest.mark.parametrize("num_dense", [0, 3])
-@pytest.mark.parametrize("name", RANKERS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_shape_gradients_and_determinism(name, num_dense, labels):
     of = layout(num_dense=num_dense, labels=labels)
     torch.manual_seed(0)
@@ -70,7 +72,7 @@ def test_shape_gradients_and_determinism(name, num_dense, labels):
 
 
 @pytest.mark.parametrize("num_dense", [0, 2])
-@pytest.mark.parametrize("name", RANKERS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_export_with_any_batch_size(name, num_dense):
     of = layout(num_dense=num_dense)
     model = Flat(getattr(models, name)(of).eval(), list(of.fields))
