@@ -106,6 +106,7 @@ PLACES = {
     "DHETable": ("tables", "dhe."),
     "MixedDimTable": ("tables", "mixed_dim."),
     "QuantizedTable": ("tables", "quantized."),
+    "DecoupledTable": ("tables", "decoupled."),
     "VocabEncoding": ("features", "vocab."),
     "HashEncoding": ("features", "hash."),
     "IdentityEncoding": ("features", "identity."),
@@ -143,7 +144,8 @@ def test_the_keys_of_feature_files(cls):
             assert f"`{tag}`" in text or f"`{tag}." in text, tag
             continue
         default = REQUIRED if info.is_required() else info.default
-        default = default.kind if isinstance(default, Spec) else default
+        if isinstance(default, Spec):
+            default = next(getattr(default, tag) for tag in TAGS if hasattr(default, tag))
         written = documented(text)[prefix + key]
         assert says(written, default), (key, written, default)
 

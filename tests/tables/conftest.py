@@ -52,8 +52,11 @@ def reader(
     pooling="mean",
     many=False,
     of_events="none",
+    source=None,
 ):
-    return Reader(key, position, namespace or key, num_ids, probes, pooling, many, of_events)
+    return Reader(
+        key, position, namespace or key, num_ids, probes, pooling, many, of_events, source
+    )
 
 
 # Schemes whose tables can be sharded, each read by a feature of one id and one of several.
@@ -110,6 +113,26 @@ def example_tables():
             FullTable(),
             (reader("history.genre", 9, pooling="none", many=True, of_events="mean"),),
         ),
+        # The two roles of a decoupled table, read with the same ids.
+        *[
+            LogicalTable(
+                f"movie@{role}",
+                dim,
+                FullTable(),
+                (
+                    reader(f"movie@{role}", 8, namespace="movie", source="movie"),
+                    reader(
+                        f"history.movie@{role}",
+                        9,
+                        namespace="movie",
+                        source="history.movie",
+                        pooling="none",
+                        many=True,
+                    ),
+                ),
+            )
+            for role, dim in (("attention", 4), ("representation", 8))
+        ],
         *[
             LogicalTable(
                 name,
@@ -130,7 +153,7 @@ def example_batch(seed=0, num_examples=8):
     rng = torch.Generator().manual_seed(seed)
     lengths = {}
     for key in "user", "item", "a", "b", "c", "d", "e":
-        is_many = key in "be"
+        is_many = key in ("b", "e")
         lengths[key] = (
             torch.randint(0, 4, (num_examples,), generator=rng)
             if is_many
@@ -152,6 +175,9 @@ def example_batch(seed=0, num_examples=8):
         totals = torch.stack([of_example.sum() for of_example in counts.split(events.tolist())])
         sequences[key] = (draw(100, int(counts.sum()), rng), totals)
         sequences[count_column(key)] = (counts, events)
+    lengths["movie"] = torch.ones_like(history)
+    values.append(draw(100, num_examples, rng))
+    sequences["history.movie"] = (draw(100, int(history.sum()), rng), history)
     empty = torch.zeros(0, dtype=torch.int64)
     return Batch(
         ids=KeyedJaggedTensor(

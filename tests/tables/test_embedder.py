@@ -16,7 +16,7 @@ from recsys.tables.embedder import Embedder
 from recsys.tables.logical import OUTPUT, LogicalTable, with_output
 
 WIDTHS = {"user": 8, "item": 8, "a": 8, "b": 4, "c": 4, "d": 4, "e": 4, "past.tags": 8}
-WIDTHS |= dict.fromkeys(OF_SCHEMES, 8)
+WIDTHS |= {"movie@attention": 4, "movie@representation": 8} | dict.fromkeys(OF_SCHEMES, 8)
 
 
 def table_of(parameter):
@@ -43,9 +43,20 @@ def test_fields_come_in_file_order_with_their_widths(any_store, batch):
         k: (8, width) for k, width in WIDTHS.items()
     }
     assert list(embedded.fields) == list(WIDTHS)
-    assert list(embedded.sequences) == ["history.item", "history.genre"]
+    movies = ["history.movie@attention", "history.movie@representation"]
+    assert list(embedded.sequences) == ["history.item", "history.genre", *movies]
     for history in embedded.sequences.values():
         assert history.lengths_B.tolist() == batch.sequences["history.item"].lengths().tolist()
+
+
+def test_roles_read_the_same_ids(any_store, batch):
+    embedded, weights = any_store(batch), weights_of(any_store)
+    for role in ("attention", "representation"):
+        weight = weights[f"movie@{role}"]
+        ids = batch.ids["movie"].values()
+        assert torch.equal(embedded.fields[f"movie@{role}"], weight[ids])
+        past = batch.sequences["history.movie"].values()
+        assert torch.equal(embedded.sequences[f"history.movie@{role}"].values_LD, weight[past])
 
 
 def weights_of(built):
@@ -150,7 +161,8 @@ def test_readers_without_ids_are_left_out(any_store, batch):
     batch.ids = None
     embedded = any_store(batch)
     assert list(embedded.fields) == ["past.tags"]
-    assert list(embedded.sequences) == ["history.item", "history.genre"]
+    movies = ["history.movie@attention", "history.movie@representation"]
+    assert list(embedded.sequences) == ["history.item", "history.genre", *movies]
 
 
 def test_the_catalogue_has_the_vector_of_every_id_with_gradient():
