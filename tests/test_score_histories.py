@@ -24,7 +24,8 @@ features:
   - {name: codes, kind: categorical}
   - {name: user_id, kind: categorical}
   - {name: price, kind: dense}
-  - {name: clicked, kind: sequence, of: [item_id, category, codes], max_length: 7, where: "click = 1"}
+  - {name: clicked, kind: sequence, of: [item_id, category, codes], max_length: 7,
+     where: "click = 1"}
   - {name: seen, kind: sequence, of: item_id, max_length: 3, pooling: mean}
 """
 

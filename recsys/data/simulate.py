@@ -31,6 +31,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from features.errors import RunConfigError
+from recsys.data.simulated_attraction import HistoriesConfig
+from recsys.data.simulated_histories import simulate_histories
 from recsys.data.simulated_world import (
     CLICKS,
     DEVICES,
@@ -245,26 +247,57 @@ def fit_bias(config: SimulatorConfig, *, users: Users, items: Items) -> float:
     return bias
 
 
+KINDS = {
+    "impressions": (SimulatorConfig, simulate, ("num_users", "num_items", "num_events", "seed")),
+    "histories": (
+        HistoriesConfig,
+        simulate_histories,
+        (
+            "num_users",
+            "num_items",
+            "num_categories",
+            "history_length",
+            "impressions_per_user",
+            "seed",
+        ),
+    ),
+}
+
+
 def main(argv: Sequence[str]) -> int:
-    """Run the verb: `simulate --out DIRECTORY [--num-users N] ...`."""
-    size = SimulatorConfig()
+    """Run the verb: `simulate [--kind KIND] --out DIRECTORY [--num-users N] ...`."""
+    kind = argparse.ArgumentParser(
+        prog="recsys simulate",
+        description="Write a click log whose click probabilities are known.",
+        epilog="The sizes are those of the kind: `--kind histories -h` lists its own.",
+        add_help=False,
+    )
+    kind.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="impressions",
+        help="impressions (default): many sorts of features; histories: long histories, with the "
+        "relevance of every click in them",
+    )
+    chosen, _ = kind.parse_known_args(argv)
+    config_class, write, sizes = KINDS[chosen.kind]
     parser = argparse.ArgumentParser(
-        prog="recsys simulate", description="Write a click log whose click probabilities are known."
+        prog=kind.prog, description=kind.description, epilog=kind.epilog, parents=[kind]
     )
     parser.add_argument("--out", type=Path, required=True, help="directory to write to")
-    for name in ("num_users", "num_items", "num_events", "seed"):
-        default = getattr(size, name)
+    defaults = config_class()
+    for name in sizes:
+        default = getattr(defaults, name)
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, type=int, default=default, help=f"default {default:_}")
-    options = vars(parser.parse_args(argv))
-    directory = options.pop("out")
+    options = parser.parse_args(argv)
     try:
-        config = SimulatorConfig(**options)
+        config = config_class(**{name: getattr(options, name) for name in sizes})
     except RunConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    simulate(config, directory)
-    print(f"{directory}: {config.num_events:,} events, and their users and items")
+    write(config, options.out)
+    print(f"{options.out}: {config.num_events:,} events")
     return 0
 
 

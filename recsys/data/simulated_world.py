@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,20 @@ DEVICES = ("desktop", "mobile", "tablet")
 
 # Random streams of a seed; events and clicks have one per window.
 USERS, ITEMS, EVENTS, CLICKS = range(4)
+
+
+def too_small(config: object, least: Mapping[str, int]) -> list[str]:
+    """A message for each number of a configuration that is below its least value."""
+    return [
+        f"simulate: {name} is too small, got {getattr(config, name)}; allowed {bound} or more"
+        for name, bound in least.items()
+        if getattr(config, name) < bound
+    ]
+
+
+def correlated(values: Floats, *, share: float, rng: np.random.Generator) -> Floats:
+    """Values of variance 1 with noise mixed in; `share` is the correlation with them."""
+    return share * values + np.sqrt(1 - share**2) * rng.normal(size=values.shape)
 
 
 @dataclass(frozen=True)
@@ -56,11 +71,7 @@ class SimulatorConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         least = {"num_users": 1, "num_items": 1, "num_events": 1, "seed": 0, "history_length": 1}
-        mistakes = [
-            f"simulate: {name} is too small, got {getattr(self, name)}; allowed {bound} or more"
-            for name, bound in least.items()
-            if getattr(self, name) < bound
-        ]
+        mistakes = too_small(self, least)
         if not 0 < self.base_rate < 1:
             mistakes.append(
                 f"simulate: base_rate is no rate, got {self.base_rate}; allowed between 0 and 1"
@@ -120,8 +131,8 @@ def make_users(config: SimulatorConfig) -> Users:
     rng, size = config.random(USERS), config.num_users
     latents = rng.normal(size=(size, LATENT_WIDTH))
     sensitivity = rng.normal(size=size)
-    age = np.clip(40 + 12 * _correlated(latents[:, 0], share=0.8, rng=rng), 18, 90).astype(int)
-    income = np.exp(10.3 - 0.4 * _correlated(sensitivity, share=0.8, rng=rng)).round(-2)
+    age = np.clip(40 + 12 * correlated(latents[:, 0], share=0.8, rng=rng), 18, 90).astype(int)
+    income = np.exp(10.3 - 0.4 * correlated(sensitivity, share=0.8, rng=rng)).round(-2)
     region = _best(latents, num_choices=NUM_REGIONS, rng=rng)[:, 0]
     # The younger, the more often a phone: 80 % at 20 years, 20 % at 80.
     is_mobile = rng.random(size) < 1 - age / 100
@@ -168,17 +179,12 @@ def make_items(config: SimulatorConfig) -> Items:
             }
         ),
         latents=np.vstack([vectors, np.zeros(LATENT_WIDTH)]),
-        quality=QUALITY_SCALE * _correlated(fame, share=0.6, rng=rng),
+        quality=QUALITY_SCALE * correlated(fame, share=0.6, rng=rng),
         peak_hour=rng.uniform(0, 24, size=NUM_CATEGORIES)[category],
         log_price_mean=float(log_price.mean()),
         log_price_deviation=float(log_price.std() or 1),
         share_below=np.cumsum(share / share.sum()),
     )
-
-
-def _correlated(values: Floats, *, share: float, rng: np.random.Generator) -> Floats:
-    """Values of variance 1 with noise mixed in; `share` is the correlation with them."""
-    return share * values + np.sqrt(1 - share**2) * rng.normal(size=values.shape)
 
 
 def _best(vectors: Floats, *, num_choices: int, rng: np.random.Generator) -> Ints:
