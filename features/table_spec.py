@@ -80,6 +80,18 @@ class PQTable(MultiplexedTable):
     """Chunks, side by side; they divide the width."""
 
 
+class CCETable(MultiplexedTable):
+    """Clustered compositional embeddings: chunks of a vector, each from a cluster and a hash."""
+
+    scheme: Literal["cce"]
+    num_chunks: Annotated[int, Field(ge=1)] = 4
+    """Chunks, side by side; they divide the width."""
+    cluster_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps of the optimiser from one clustering to the next."""
+    num_clusterings: Annotated[int, Field(ge=0)] = 6
+    """Clusterings in all; training should go on for a while after the last."""
+
+
 class QRTable(MultiplexedTable):
     """Quotient and remainder: the product of two rows, which tell all ids apart."""
 
@@ -141,6 +153,7 @@ Table = Annotated[
     | UnifiedTable
     | MultihashTable
     | PQTable
+    | CCETable
     | QRTable
     | RobeTable
     | HashedNetTable

@@ -99,6 +99,7 @@ PLACES = {
     "MultiplexedTable": ("tables", ""),
     "MultihashTable": ("tables", "multihash."),
     "PQTable": ("tables", "pq."),
+    "CCETable": ("tables", "cce."),
     "QRTable": ("tables", "qr."),
     "RobeTable": ("tables", "robe."),
     "HashedNetTable": ("tables", "hashednet."),

@@ -143,6 +143,11 @@ class Embedder(nn.Module):
         """All that training changes of all tables, on all ranks together."""
         return sum(scheme.num_bytes for scheme in self._schemes)
 
+    @property
+    def num_index_bytes(self) -> int:
+        """Integers beside that, which say where ids go; every rank holds them all."""
+        return sum(scheme.num_index_bytes for scheme in self._schemes)
+
     def sharded_tables(self) -> tuple[PhysicalTable, ...]:
         """Tables of the TorchRec collections."""
         return tuple(t for tables in self._sharded.values() for t in tables)

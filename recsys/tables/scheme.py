@@ -159,6 +159,12 @@ class Scheme(nn.Module, ABC):
         own = sum(parameter.numel() for parameter in self.parameters())
         return sum(table.num_bytes for table in self.physical_tables) + own * BYTES_PER_NUMBER
 
+    @property
+    def num_index_bytes(self) -> int:
+        """Integers beside what is trained that say where ids go; 0 where arithmetic says it."""
+        buffers = (t for t in self.state_dict().values() if t.dim() and not t.is_floating_point())
+        return sum(buffer.nbytes for buffer in buffers)
+
 
 def only(lookups: tuple[Lookup, ...], vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Combine for schemes with a single lookup per reader: the vector itself."""

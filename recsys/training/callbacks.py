@@ -129,6 +129,7 @@ class Results(Callback):
             "seed": task.seed,
             "monitor": task.monitor.partition("/")[2],
             "table_bytes": task.embedder.num_bytes,
+            "table_index_bytes": task.embedder.num_index_bytes,
             **part,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.columns import count_column
 from features.table_spec import (
+    CCETable,
     DHETable,
     FullTable,
     HashedNetTable,
@@ -30,6 +31,7 @@ SPECS = {
     "multihash of many": MultihashTable(scheme="multihash", rows=4),
     "multihash as it is": MultihashTable(scheme="multihash", rows=40, weighted=False),
     "pq": PQTable(scheme="pq", rows=40, num_chunks=2),
+    "cce": CCETable(scheme="cce", rows=40, num_chunks=2, cluster_every=2),
     "qr": QRTable(scheme="qr", rows=40),
     "qr of many": QRTable(scheme="qr", rows=8),
     "robe": RobeTable(scheme="robe", rows=40, block=2),
@@ -61,6 +63,7 @@ SHARDED = {
     "turns": UnifiedTable(scheme="unified", rows=60, num_tables=2),
     "multihash": MultihashTable(scheme="multihash", rows=60, num_hashes=4),
     "pq": PQTable(scheme="pq", rows=40, num_chunks=2),
+    "cce": CCETable(scheme="cce", rows=40, num_chunks=2),
     "qr": QRTable(scheme="qr", rows=40),
     "tt": TTTable(scheme="tt", rows=40),
     "mixed": MixedDimTable(scheme="mixed_dim", rows=120),

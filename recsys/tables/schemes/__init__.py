@@ -10,6 +10,7 @@ from features import table_spec
 from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
 from recsys.tables.scheme import Scheme
+from recsys.tables.schemes.cce import CCEScheme
 from recsys.tables.schemes.dhe import DHEScheme
 from recsys.tables.schemes.full import FullScheme
 from recsys.tables.schemes.hash import HashScheme
@@ -50,6 +51,8 @@ def _build(table: LogicalTable, *, seed: int) -> Scheme:
             return MultihashScheme(table, spec=spec)
         case table_spec.PQTable():
             return PQScheme(table, spec=spec)
+        case table_spec.CCETable():
+            return CCEScheme(table, spec=spec)
         case table_spec.QRTable():
             return QRScheme(table, spec=spec)
         case table_spec.RobeTable():
