@@ -106,6 +106,33 @@ class CCETable(MultiplexedTable):
     """Clusterings in all; training should go on for a while after the last."""
 
 
+class DPQTable(SizedTable):
+    """Differentiable product quantisation: a bundle has codes of ids, and the values they pick.
+
+    Its size is that of codes and values; in training there is a row for every id.
+    """
+
+    scheme: Literal["dpq"]
+    num_parts: Annotated[int, Field(ge=1)] = 8
+    """Parts of a vector, each with a code and values of its own; they divide the width."""
+    mode: Literal["vq", "sx"] = "vq"
+    """Whether a part picks the nearest value, or by the product with keys of the values."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """How much rows are drawn to the values that they pick; of mode vq."""
+
+
+class MGQETable(SizedTable):
+    """Multi-granular quantised embeddings: as dpq, with fewer choices for rare ids."""
+
+    scheme: Literal["mgqe"]
+    num_parts: Annotated[int, Field(ge=1)] = 8
+    """Parts of a vector, each with a code and values of its own; they divide the width."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """How much rows are drawn to the values that they pick."""
+    frequent_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of each feature's ids that have all choices, the most frequent; others a quarter."""
+
+
 class QRTable(MultiplexedTable):
     """Quotient and remainder: the product of two rows, which tell all ids apart."""
 
@@ -168,6 +195,8 @@ Table = Annotated[
     | MultihashTable
     | PQTable
     | CCETable
+    | DPQTable
+    | MGQETable
     | QRTable
     | RobeTable
     | HashedNetTable

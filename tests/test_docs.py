@@ -102,6 +102,8 @@ PLACES = {
     "MultihashTable": ("tables", "multihash."),
     "PQTable": ("tables", "pq."),
     "CCETable": ("tables", "cce."),
+    "DPQTable": ("tables", "dpq."),
+    "MGQETable": ("tables", "mgqe."),
     "QRTable": ("tables", "qr."),
     "RobeTable": ("tables", "robe."),
     "HashedNetTable": ("tables", "hashednet."),

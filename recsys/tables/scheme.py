@@ -159,6 +159,16 @@ class Scheme(nn.Module, ABC):
         """
         return None
 
+    def served(self, weights: Mapping[str, Tensor]) -> tuple[Scheme, dict[str, Tensor]]:
+        """The scheme that a bundle has in its place, and its whole physical tables by name.
+
+        It may read what training has left, and nothing else. `build_scheme` makes an empty one.
+
+        Args:
+            weights: Whole physical tables by name.
+        """
+        return self, dict(weights)
+
     def packed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a bundle stores, by a name of its own each, from whole physical tables by name."""
         return dict(weights)
@@ -172,6 +182,13 @@ class Scheme(nn.Module, ABC):
         """All that training changes: physical tables and parameters of its own."""
         own = sum(parameter.numel() for parameter in self.parameters())
         return sum(table.num_bytes for table in self.physical_tables) + own * BYTES_PER_NUMBER
+
+    @property
+    def num_training_bytes(self) -> int:
+        """Of all numbers that training holds; more than `num_bytes` where a bundle stores less."""
+        of_tables = sum(table.num_rows * table.dim for table in self.physical_tables)
+        own = sum(parameter.numel() for parameter in self.parameters())
+        return (of_tables + own) * BYTES_PER_NUMBER
 
     @property
     def num_index_bytes(self) -> int:

@@ -130,6 +130,7 @@ class Results(Callback):
             "seed": task.seed,
             "monitor": task.monitor.partition("/")[2],
             "table_bytes": task.embedder.num_bytes,
+            "table_training_bytes": task.embedder.num_training_bytes,
             "table_index_bytes": task.embedder.num_index_bytes,
             **part,
         }

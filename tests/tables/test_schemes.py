@@ -100,8 +100,9 @@ def test_a_budget_is_spent_but_for_less_than_one_more_size_takes(name, budget):
         table(spec, reader("a", 0, num_ids=900), reader("b", 1, num_ids=300), dim=16)
     )
     assert scheme.num_bytes <= budget
-    # What one row, one more rank, one more hidden unit, or one more width takes.
-    steps = {"tt": 0.4, "dhe": 0.3, "mixed_dim": 0.5}
+    # What one row, one more rank, one more hidden unit, or one more width takes; codes have at
+    # most 8 bits.
+    steps = {"tt": 0.4, "dhe": 0.3, "mixed_dim": 0.5, "dpq": 0.6, "mgqe": 0.6}
     assert scheme.num_bytes > budget * (1 - steps.get(spec.scheme, 0)) - 16 * 4 * 4
     rows = type(spec).model_validate({**_options(name), "rows": budget // 64})
     equal = build_scheme(
@@ -127,7 +128,11 @@ def test_vectors_start_with_one_variance_whatever_the_scheme(name):
         assert abs(vectors_LD.mean().item()) < 0.01
 
 
-@pytest.mark.parametrize("name", SPECS)
+# Their gradients are those of a choice that is passed over; see test_dpq.py.
+STRAIGHT_THROUGH = [n for n, spec in SPECS.items() if spec.scheme in ("dpq", "mgqe")]
+
+
+@pytest.mark.parametrize("name", [n for n in SPECS if n not in STRAIGHT_THROUGH])
 def test_gradients_of_all_that_is_trained_are_those_of_differences(name):
     readers = (reader("a", 0, num_ids=12), reader("b", 1, num_ids=8))
     scheme = build_scheme(table(SPECS[name], *readers)).double()

@@ -12,7 +12,9 @@ from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
 from recsys.tables.scheme import Scheme
 from recsys.tables.schemes.cce import CCEScheme
+from recsys.tables.schemes.coded import CodedScheme
 from recsys.tables.schemes.dhe import DHEScheme
+from recsys.tables.schemes.dpq import DPQScheme
 from recsys.tables.schemes.full import FullScheme
 from recsys.tables.schemes.hash import HashScheme
 from recsys.tables.schemes.hashednet import HashedNetScheme
@@ -27,20 +29,21 @@ from recsys.tables.schemes.unified import UnifiedScheme
 from recsys.tables.staged import StagedScheme
 
 
-def build_scheme(table: LogicalTable, *, seed: int = 0) -> Scheme:
+def build_scheme(table: LogicalTable, *, seed: int = 0, is_served: bool = False) -> Scheme:
     """The scheme that the feature file names for a table.
 
     Args:
         table: The logical table.
         seed: Of the first values of the scheme's own parameters, and of what it draws in training;
             first values of physical tables come with the stores.
+        is_served: Whether to make the one that a bundle has, see `Scheme.served`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(salt("scheme", seed, table.name) & 0x7FFFFFFF)
-        return _build(table, seed=seed)
+        return _build(table, seed=seed, is_served=is_served)
 
 
-def _build(table: LogicalTable, *, seed: int) -> Scheme:
+def _build(table: LogicalTable, *, seed: int, is_served: bool) -> Scheme:
     spec = table.spec
     match spec:
         case table_spec.FullTable():
@@ -55,6 +58,8 @@ def _build(table: LogicalTable, *, seed: int) -> Scheme:
             return PQScheme(table, spec=spec)
         case table_spec.CCETable():
             return CCEScheme(table, spec=spec)
+        case table_spec.DPQTable() | table_spec.MGQETable():
+            return CodedScheme(table, spec=spec) if is_served else DPQScheme(table, spec=spec)
         case table_spec.QRTable():
             return QRScheme(table, spec=spec)
         case table_spec.RobeTable():
