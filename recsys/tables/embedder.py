@@ -148,6 +148,11 @@ class Embedder(nn.Module):
         penalties = [p for scheme in self._schemes if (p := scheme.penalty()) is not None]
         return torch.stack(penalties).sum() if penalties else None
 
+    def gauges(self) -> dict[str, Tensor]:
+        """What schemes say of themselves in training, by `table/name`."""
+        found = {scheme.table.name: scheme.gauges() for scheme in self._schemes}
+        return {f"{table}/{name}": v for table, of in found.items() for name, v in of.items()}
+
     def updated_by_schemes(self) -> list[nn.Parameter]:
         """Parameters of schemes that the dense optimiser leaves out."""
         return [p for scheme in self._schemes for p in scheme.updated_by_itself()]
@@ -163,9 +168,9 @@ class Embedder(nn.Module):
         return sum(scheme.num_training_bytes for scheme in self._schemes)
 
     @property
-    def num_index_bytes(self) -> int:
+    def index_bytes(self) -> int:
         """Integers beside that, which say where ids go; every rank holds them all."""
-        return sum(scheme.num_index_bytes for scheme in self._schemes)
+        return sum(scheme.index_bytes for scheme in self._schemes)
 
     def tensor_names(self, tables: Iterable[str]) -> set[str]:
         """Names in the state of all that some logical tables are stored in."""

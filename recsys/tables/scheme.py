@@ -169,6 +169,10 @@ class Scheme(nn.Module, ABC):
         """
         return self, dict(weights)
 
+    def gauges(self) -> dict[str, Tensor]:
+        """Scalars to log at each validation, the same on all ranks, by name."""
+        return {}
+
     def packed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a bundle stores, by a name of its own each, from whole physical tables by name."""
         return dict(weights)
@@ -191,7 +195,7 @@ class Scheme(nn.Module, ABC):
         return (of_tables + own) * BYTES_PER_NUMBER
 
     @property
-    def num_index_bytes(self) -> int:
+    def index_bytes(self) -> int:
         """Integers beside what is trained that say where ids go; 0 where arithmetic says it."""
         buffers = (t for t in self.state_dict().values() if t.dim() and not t.is_floating_point())
         return sum(buffer.nbytes for buffer in buffers)

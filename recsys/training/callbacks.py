@@ -65,7 +65,13 @@ class EpochLines(Callback):
         elapsed_s = time.perf_counter() - self._started_s
         done = trainer.current_epoch + 1 - self._first_epoch
         left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
-        logged = {k: float(v) for k, v in trainer.callback_metrics.items() if "num_" not in k}
+        # Gauges of single features would fill the screen.
+        shown = {
+            k: v
+            for k, v in trainer.callback_metrics.items()
+            if "num_" not in k and k.count("/") < 3
+        }
+        logged = {k: float(v) for k, v in shown.items()}
         values = "  ".join(f"{k} {v:.4g}" for k, v in sorted(logged.items()) if math.isfinite(v))
         eta = f"  {elapsed_s / done * left:.0f} s left at most" if left > 0 else ""
         print(f"epoch {trainer.current_epoch}  {elapsed_s:.0f} s  {values}{eta}", flush=True)
@@ -131,7 +137,7 @@ class Results(Callback):
             "monitor": task.monitor.partition("/")[2],
             "table_bytes": task.embedder.num_bytes,
             "table_training_bytes": task.embedder.num_training_bytes,
-            "table_index_bytes": task.embedder.num_index_bytes,
+            "table_index_bytes": task.embedder.index_bytes,
             **part,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)

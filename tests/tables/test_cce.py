@@ -133,10 +133,10 @@ def test_bytes_by_hand():
     [physical] = scheme.physical_tables
     assert (physical.num_rows, physical.dim) == (160, 2)
     assert scheme.num_bytes == 2 * 20 * 8 * 4
-    assert scheme.num_index_bytes == (300 + 120) * 4
+    assert scheme.index_bytes == (300 + 120) * 4
     wide = CCETable(scheme="cce", rows=1000, num_chunks=4)  # 500 do not fit a byte
     scheme = build_scheme(LogicalTable("t", 8, wide, READERS))
-    assert scheme.num_index_bytes == (300 + 120) * 4 * 2
+    assert scheme.index_bytes == (300 + 120) * 4 * 2
 
 
 def test_chunks_divide_the_width_and_ids_are_bounded():

@@ -20,7 +20,9 @@ from recsys.tables.schemes.hash import HashScheme
 from recsys.tables.schemes.hashednet import HashedNetScheme
 from recsys.tables.schemes.mixed_dim import MixedDimScheme
 from recsys.tables.schemes.multihash import MultihashScheme
+from recsys.tables.schemes.optembed import OptEmbedScheme
 from recsys.tables.schemes.pq import PQScheme
+from recsys.tables.schemes.pruned import PrunedScheme
 from recsys.tables.schemes.qr import QRScheme
 from recsys.tables.schemes.quantized import QuantizedScheme
 from recsys.tables.schemes.robe import RobeScheme
@@ -74,10 +76,14 @@ def _build(table: LogicalTable, *, seed: int, is_served: bool) -> Scheme:
             return MixedDimScheme(table)
         case table_spec.QuantizedTable():
             return QuantizedScheme(table, spec=spec, seed=seed)
+        case table_spec.OptEmbedTable():
+            return OptEmbedScheme(table, spec=spec, seed=seed)
+        case table_spec.PrunedTable():
+            return PrunedScheme(table)
         case _:
             assert_never(spec)
 
 
 def staged_schemes() -> dict[type[StagedTable], type[StagedScheme]]:
     """Schemes of tables that are trained in stages, by what the feature file names."""
-    return {}
+    return {table_spec.OptEmbedTable: OptEmbedScheme}
