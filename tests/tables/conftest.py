@@ -15,8 +15,10 @@ from features.table_spec import (
     MGQETable,
     MixedDimTable,
     MultihashTable,
+    OptEmbedTable,
     PlannedTable,
     PQTable,
+    PrunedTable,
     QRTable,
     QuantizedTable,
     RobeTable,
@@ -51,9 +53,11 @@ SPECS = {
     "mixed_dim": MixedDimTable(scheme="mixed_dim", rows=80),
     "quantized": QuantizedTable(scheme="quantized"),
     "quantized to 16": QuantizedTable(scheme="quantized", bits=16, step="fixed"),
+    "optembed": OptEmbedTable(scheme="optembed", threshold_lr=0.1, alpha=0.01),
+    "pruned": PrunedTable(scheme="pruned", plan="pruned.plan"),
 }
 # What each planned table is cut down from, in its first training.
-STAGED = {}
+STAGED = {"pruned": OptEmbedTable(scheme="optembed")}
 
 
 def with_plan(table):
