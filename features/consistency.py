@@ -31,8 +31,10 @@ from features.split_spec import ColumnSplit, LeaveOneOutSplit, RandomSplit, Temp
 from features.sql import parse_sql
 from features.table_spec import (
     CCETable,
+    DedupTable,
     DPQTable,
     FullTable,
+    MergedTable,
     MGQETable,
     QuantizedTable,
     SizedTable,
@@ -43,7 +45,9 @@ from features.times import utc_naive
 
 YamlPath = tuple[str | int, ...]
 Finding = tuple[YamlPath, str]
-_KNOW_EVERY_ID = FullTable | QuantizedTable | CCETable | DPQTable | MGQETable
+_KNOW_EVERY_ID = (
+    FullTable | QuantizedTable | CCETable | DPQTable | MGQETable | DedupTable | MergedTable
+)
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 

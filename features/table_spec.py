@@ -188,6 +188,25 @@ class QuantizedTable(TableBase):
     """Numbers are whole multiples of it; where steps are learned, at the start."""
 
 
+class DedupTable(StagedTable, SizedTable):
+    """A row for every id; then blocks of rows are merged where they are alike."""
+
+    scheme: Literal["dedup"]
+    block_rows: Annotated[int, Field(ge=1)] = 1
+    """Rows of a block."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    """Numbers that differ by no more are alike."""
+    similar_share: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Share of a block's numbers that are to be alike; nearest blocks follow where it is not."""
+    seed: int = 0
+
+
+class MergedTable(PlannedTable):
+    """Blocks of rows, some of which stand for others by a plan."""
+
+    scheme: Literal["merged"]
+
+
 class OptEmbedTable(StagedTable):
     """A row for every id, of which a search keeps those of use, each feature's in its own width."""
 
@@ -220,6 +239,8 @@ Table = Annotated[
     | DHETable
     | MixedDimTable
     | QuantizedTable
+    | DedupTable
+    | MergedTable
     | OptEmbedTable
     | PrunedTable,
     Field(discriminator="scheme"),

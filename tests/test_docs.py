@@ -102,6 +102,8 @@ PLACES = {
     "MultihashTable": ("tables", "multihash."),
     "PQTable": ("tables", "pq."),
     "CCETable": ("tables", "cce."),
+    "DedupTable": ("tables", "dedup."),
+    "MergedTable": ("tables", "merged."),
     "DPQTable": ("tables", "dpq."),
     "MGQETable": ("tables", "mgqe."),
     "QRTable": ("tables", "qr."),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 
 
@@ -10,3 +13,10 @@ def index_dtype(size: int) -> torch.dtype:
     if size <= 1 << 8:
         return torch.uint8
     return torch.int16 if size <= 1 << 15 else torch.int32
+
+
+def smallest_unsigned(size: int) -> type[np.unsignedinteger[Any]]:
+    """The smallest type of integers 0 ... size - 1, to store them."""
+    if size <= 1 << 8:
+        return np.uint8
+    return np.uint16 if size <= 1 << 16 else np.uint32

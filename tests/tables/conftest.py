@@ -7,11 +7,13 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from features.columns import count_column
 from features.table_spec import (
     CCETable,
+    DedupTable,
     DHETable,
     DPQTable,
     FullTable,
     HashedNetTable,
     HashTable,
+    MergedTable,
     MGQETable,
     MixedDimTable,
     MultihashTable,
@@ -53,11 +55,16 @@ SPECS = {
     "mixed_dim": MixedDimTable(scheme="mixed_dim", rows=80),
     "quantized": QuantizedTable(scheme="quantized"),
     "quantized to 16": QuantizedTable(scheme="quantized", bits=16, step="fixed"),
+    "dedup": DedupTable(scheme="dedup", rows=15, block_rows=4),
+    "merged": MergedTable(scheme="merged", plan="merged.plan"),
     "optembed": OptEmbedTable(scheme="optembed", threshold_lr=0.1, alpha=0.01),
     "pruned": PrunedTable(scheme="pruned", plan="pruned.plan"),
 }
 # What each planned table is cut down from, in its first training.
-STAGED = {"pruned": OptEmbedTable(scheme="optembed")}
+STAGED = {
+    "pruned": OptEmbedTable(scheme="optembed"),
+    "merged": DedupTable(scheme="dedup", rows=60, block_rows=4),
+}
 
 
 def with_plan(table):

@@ -13,11 +13,13 @@ from recsys.tables.logical import LogicalTable
 from recsys.tables.scheme import Scheme
 from recsys.tables.schemes.cce import CCEScheme
 from recsys.tables.schemes.coded import CodedScheme
+from recsys.tables.schemes.dedup import DedupScheme
 from recsys.tables.schemes.dhe import DHEScheme
 from recsys.tables.schemes.dpq import DPQScheme
 from recsys.tables.schemes.full import FullScheme
 from recsys.tables.schemes.hash import HashScheme
 from recsys.tables.schemes.hashednet import HashedNetScheme
+from recsys.tables.schemes.merged import MergedScheme
 from recsys.tables.schemes.mixed_dim import MixedDimScheme
 from recsys.tables.schemes.multihash import MultihashScheme
 from recsys.tables.schemes.optembed import OptEmbedScheme
@@ -76,6 +78,10 @@ def _build(table: LogicalTable, *, seed: int, is_served: bool) -> Scheme:
             return MixedDimScheme(table)
         case table_spec.QuantizedTable():
             return QuantizedScheme(table, spec=spec, seed=seed)
+        case table_spec.DedupTable():
+            return DedupScheme(table, spec=spec)
+        case table_spec.MergedTable():
+            return MergedScheme(table)
         case table_spec.OptEmbedTable():
             return OptEmbedScheme(table, spec=spec, seed=seed)
         case table_spec.PrunedTable():
@@ -86,4 +92,7 @@ def _build(table: LogicalTable, *, seed: int, is_served: bool) -> Scheme:
 
 def staged_schemes() -> dict[type[StagedTable], type[StagedScheme]]:
     """Schemes of tables that are trained in stages, by what the feature file names."""
-    return {table_spec.OptEmbedTable: OptEmbedScheme}
+    return {
+        table_spec.OptEmbedTable: OptEmbedScheme,
+        table_spec.DedupTable: DedupScheme,
+    }
