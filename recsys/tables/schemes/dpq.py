@@ -124,7 +124,8 @@ class DPQScheme(Scheme):
         size = max(1, _SCORES_AT_ONCE // (self.sizes.num_parts * self.sizes.num_choices))
         parts = zip(queries_LPW.detach().split(size), is_rare_L.split(size), strict=True)
         keys_PKW = (self.values_PKW if self.is_vq else self.keys_PKW).detach()
-        return torch.cat([self._scores(q, r, keys_PKW).argmax(2) for q, r in parts])
+        num_rare_choices = self._num_rare_choices
+        return torch.cat([_best(self._scores(q, keys_PKW), r, num_rare_choices) for q, r in parts])
 
     @property
     def num_bytes(self) -> int:
@@ -156,9 +157,9 @@ class DPQScheme(Scheme):
         picked_LPW = self._picked(self.codes(queries_LPW, is_rare_L))
         if not torch.is_grad_enabled():
             return picked_LPW
-        shares_LPK = self._scores(queries_LPW, is_rare_L, self.keys_PKW).softmax(2)
+        shares_PLK = self._scores(queries_LPW, self.keys_PKW).softmax(2)
         # Nothing is added but a gradient, as if the shares were what picks.
-        likely_LPW = torch.einsum("lpk,pkw->lpw", shares_LPK, self.values_PKW.detach())
+        likely_LPW = (shares_PLK @ self.values_PKW.detach()).transpose(0, 1)
         return picked_LPW + (likely_LPW - likely_LPW.detach())
 
     def _picked(self, codes_LP: Tensor) -> Tensor:
@@ -166,34 +167,29 @@ class DPQScheme(Scheme):
         rows_LP = codes_LP + parts_P * self.sizes.num_choices
         return nn.functional.embedding(rows_LP, self.values_PKW.flatten(0, 1))
 
-    def _scores(self, queries_LPW: Tensor, is_rare_L: Tensor, keys_PKW: Tensor) -> Tensor:
-        """The larger, the better (L, P, K); those beyond a rare id's choices are -inf."""
-        return _scores(
-            queries_LPW,
-            keys_PKW,
-            is_rare_L=is_rare_L,
-            num_rare_choices=self._num_rare_choices,
-            by_distance=self.is_vq,
-        )
+    def _scores(self, queries_LPW: Tensor, keys_PKW: Tensor) -> Tensor:
+        return _scores(queries_LPW, keys_PKW, by_distance=self.is_vq)
 
 
-def _scores(
-    queries_LPW: Tensor,
-    keys_PKW: Tensor,
-    *,
-    is_rare_L: Tensor,
-    num_rare_choices: int,
-    by_distance: bool,
-) -> Tensor:
-    scores_PLK = queries_LPW.transpose(0, 1) @ keys_PKW.transpose(1, 2)
-    if by_distance:  # without the square of the query, which is the same for all keys
-        scores_PLK = 2 * scores_PLK - keys_PKW.square().sum(2).unsqueeze(1)
-    scores_LPK = scores_PLK.transpose(0, 1)
-    num_choices = keys_PKW.shape[1]
-    if num_rare_choices == num_choices:
-        return scores_LPK
-    is_beyond_K = torch.arange(num_choices, device=keys_PKW.device) >= num_rare_choices
-    return scores_LPK.masked_fill(is_rare_L[:, None, None] & is_beyond_K, -torch.inf)
+def _scores(queries_LPW: Tensor, keys_PKW: Tensor, *, by_distance: bool) -> Tensor:
+    """The larger, the better (P, L, K)."""
+    # By distance: twice the product, without the square of the query, which all keys share.
+    squares_P1K = keys_PKW.square().sum(2).unsqueeze(1)
+    return torch.baddbmm(
+        squares_P1K,
+        queries_LPW.transpose(0, 1),
+        keys_PKW.transpose(1, 2),
+        beta=-1 if by_distance else 0,
+        alpha=2 if by_distance else 1,
+    )
+
+
+def _best(scores_PLK: Tensor, is_rare_L: Tensor, num_rare_choices: int) -> Tensor:
+    """Places (L, P) of the largest score, for rare ids among the first choices alone."""
+    best_PL = scores_PLK.argmax(2)
+    if num_rare_choices < scores_PLK.shape[2]:
+        best_PL = torch.where(is_rare_L, scores_PLK[:, :, :num_rare_choices].argmax(2), best_PL)
+    return best_PL.T
 
 
 def _query_bound(values_PKW: Tensor, num_rare_choices: int) -> float:
@@ -207,14 +203,9 @@ def _query_bound(values_PKW: Tensor, num_rare_choices: int) -> float:
     rows = torch.arange(num_parts)
 
     def spread(bound: float) -> float:
-        scores_LPK = _scores(
-            trials_LPW * bound,
-            values_PKW,
-            is_rare_L=is_rare_L,
-            num_rare_choices=num_rare_choices,
-            by_distance=True,
-        )
-        return float(values_PKW[rows, scores_LPK.argmax(2)].square().mean().sqrt())
+        scores_PLK = _scores(trials_LPW * bound, values_PKW, by_distance=True)
+        picked = values_PKW[rows, _best(scores_PLK, is_rare_L, num_rare_choices)]
+        return float(picked.square().mean().sqrt())
 
     low, high = INIT_BOUND, 32 * INIT_BOUND
     for _ in range(_NUM_HALVINGS):
