@@ -188,7 +188,8 @@ def _best(scores_PLK: Tensor, is_rare_L: Tensor, num_rare_choices: int) -> Tenso
     """Places (L, P) of the largest score, for rare ids among the first choices alone."""
     best_PL = scores_PLK.argmax(2)
     if num_rare_choices < scores_PLK.shape[2]:
-        best_PL = torch.where(is_rare_L, scores_PLK[:, :, :num_rare_choices].argmax(2), best_PL)
+        rare_PLK = scores_PLK[:, :, :num_rare_choices].contiguous()  # argmax is slow without
+        best_PL = torch.where(is_rare_L, rare_PLK.argmax(2), best_PL)
     return best_PL.T
 
 
