@@ -162,10 +162,14 @@ def test_two_searches_do_not_share_a_folder(tmp_path, capsys):
 def start(directory, file, out):
     command = [sys.executable, "-m", "recsys", "search", "-c", file, "--out", out]
     command += [*QUICK, *MORE, "--run.checkpoint_every_steps", 2]
-    log = (directory / "log").open("a")
-    return subprocess.Popen(
-        [str(part) for part in command], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-    )
+    with (directory / "log").open("a") as log:
+        return subprocess.Popen(
+            [str(part) for part in command],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def kill_when(process, is_time):

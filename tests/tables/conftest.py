@@ -30,6 +30,7 @@ from features.table_spec import (
 from recsys.tables.initial import initial_rows
 from recsys.tables.logical import LogicalTable, Reader
 from recsys.tables.schemes import build_scheme
+from recsys.tables.schemes.optembed import OptEmbedScheme
 from recsys.types import Batch
 
 # Every scheme a feature file may name, with sizes that leave room for collisions.
@@ -67,12 +68,18 @@ STAGED = {
 }
 
 
-def with_plan(table):
-    """The table, with a plan that its first training would have made after no step at all."""
+def with_plan(table, *, cut=False):
+    """The table, with a plan that its first training would have made after no step at all.
+
+    Such a plan keeps everything; `cut`: about half the rows, of half the width.
+    """
     if not isinstance(table.spec, PlannedTable):
         return table
     scheme = build_scheme(replace(table, spec=STAGED[table.spec.scheme]))
     weights = {t.name: initial_rows(t, seed=0) for t in scheme.physical_tables}
+    if cut and isinstance(scheme, OptEmbedScheme):
+        scheme.choose(dict.fromkeys(scheme.chosen, 4), weights, 0)
+        torch.nn.init.constant_(scheme.thresholds_F, 0.2)
     return replace(table, plan=scheme.plan(weights))
 
 
@@ -102,6 +109,7 @@ SHARDED = {
     "tt": TTTable(scheme="tt", rows=40),
     "mixed": MixedDimTable(scheme="mixed_dim", rows=120),
     "fixed": QuantizedTable(scheme="quantized", step="fixed"),
+    "pruned": PrunedTable(scheme="pruned", plan="pruned.plan"),
 }
 # Those that are replicated whatever their size.
 REPLICATED = {
@@ -148,14 +156,17 @@ def example_tables():
             (reader("history.genre", 9, pooling="none", many=True, of_events="mean"),),
         ),
         *[
-            LogicalTable(
-                name,
-                8,
-                spec,
-                (
-                    reader(f"{name}_one", 10 + 2 * number),
-                    reader(f"{name}_many", 11 + 2 * number, pooling="sum", many=True),
+            with_plan(
+                LogicalTable(
+                    name,
+                    8,
+                    spec,
+                    (
+                        reader(f"{name}_one", 10 + 2 * number),
+                        reader(f"{name}_many", 11 + 2 * number, pooling="sum", many=True),
+                    ),
                 ),
+                cut=True,
             )
             for number, (name, spec) in enumerate((SHARDED | REPLICATED).items())
         ],
