@@ -16,6 +16,20 @@ class TableBase(Spec):
     """Width of the vector of an id. None: that of `defaults`."""
 
 
+class StagedTable(TableBase):
+    """A table that is trained more than once, by `python -m recsys search`.
+
+    The first training finds out what of it is of use, the last one trains a planned table of that.
+    """
+
+
+class PlannedTable(TableBase):
+    """A table cut down by a plan, as an earlier stage of training wrote it."""
+
+    plan: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    """Name of the plan's file, which lies beside the feature file."""
+
+
 class FullTable(TableBase):
     """A row of its own for every id of every feature that reads the table."""
 
@@ -80,6 +94,45 @@ class PQTable(MultiplexedTable):
     """Chunks, side by side; they divide the width."""
 
 
+class CCETable(MultiplexedTable):
+    """Clustered compositional embeddings: chunks of a vector, each from a cluster and a hash."""
+
+    scheme: Literal["cce"]
+    num_chunks: Annotated[int, Field(ge=1)] = 4
+    """Chunks, side by side; they divide the width."""
+    cluster_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps of the optimiser from one clustering to the next."""
+    num_clusterings: Annotated[int, Field(ge=0)] = 6
+    """Clusterings in all; training should go on for a while after the last."""
+
+
+class DPQTable(SizedTable):
+    """Differentiable product quantisation: a bundle has codes of ids, and the values they pick.
+
+    Its size is that of codes and values; in training there is a row for every id.
+    """
+
+    scheme: Literal["dpq"]
+    num_parts: Annotated[int, Field(ge=1)] = 8
+    """Parts of a vector, each with a code and values of its own; they divide the width."""
+    mode: Literal["vq", "sx"] = "vq"
+    """Whether a part picks the nearest value, or by the product with keys of the values."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """How much rows are drawn to the values that they pick; of mode vq."""
+
+
+class MGQETable(SizedTable):
+    """Multi-granular quantised embeddings: as dpq, with fewer choices for rare ids."""
+
+    scheme: Literal["mgqe"]
+    num_parts: Annotated[int, Field(ge=1)] = 8
+    """Parts of a vector, each with a code and values of its own; they divide the width."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """How much rows are drawn to the values that they pick."""
+    frequent_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of each feature's ids that have all choices, the most frequent; others a quarter."""
+
+
 class QRTable(MultiplexedTable):
     """Quotient and remainder: the product of two rows, which tell all ids apart."""
 
@@ -135,18 +188,60 @@ class QuantizedTable(TableBase):
     """Numbers are whole multiples of it; where steps are learned, at the start."""
 
 
+class DedupTable(StagedTable, SizedTable):
+    """A row for every id; then blocks of rows are merged where they are alike."""
+
+    scheme: Literal["dedup"]
+    block_rows: Annotated[int, Field(ge=1)] = 1
+    """Rows of a block."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    """Numbers that differ by no more are alike."""
+    similar_share: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Share of a block's numbers that are to be alike; nearest blocks follow where it is not."""
+    seed: int = 0
+
+
+class MergedTable(PlannedTable):
+    """Blocks of rows, some of which stand for others by a plan."""
+
+    scheme: Literal["merged"]
+
+
+class OptEmbedTable(StagedTable):
+    """A row for every id, of which a search keeps those of use, each feature's in its own width."""
+
+    scheme: Literal["optembed"]
+    threshold_lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the norms above which rows are kept, one for each feature."""
+    alpha: Annotated[float, Field(ge=0)] = 1e-5
+    """Weight of exp(-threshold) in the loss: how much thresholds are pushed up."""
+
+
+class PrunedTable(PlannedTable):
+    """Rows of some ids alone, each feature's in a width of its own; other ids read zeros."""
+
+    scheme: Literal["pruned"]
+
+
 Table = Annotated[
     FullTable
     | HashTable
     | UnifiedTable
     | MultihashTable
     | PQTable
+    | CCETable
+    | DPQTable
+    | MGQETable
     | QRTable
     | RobeTable
     | HashedNetTable
     | TTTable
     | DHETable
     | MixedDimTable
-    | QuantizedTable,
+    | QuantizedTable
+    | DedupTable
+    | MergedTable
+    | OptEmbedTable
+    | PrunedTable,
     Field(discriminator="scheme"),
 ]

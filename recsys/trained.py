@@ -59,7 +59,8 @@ def load_task(checkpoint: Path, manifest: Manifest) -> Task:
         ) from error
     task = cast(Task, parser.instantiate(config).model)
     # One process holds every table, so none needs to be a sharded one.
-    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize)
+    seed = task.tables_config.seed
+    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize, seed=seed)
     task.build(read_schema(checkpoint))
     try:
         task.load_state_dict(_whole_names(read_tensors(checkpoint, MODEL)))

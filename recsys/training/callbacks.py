@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from recsys.training.run import RunConfig
+from recsys.training.stages import StopWhenFinished
 from recsys.training.task import Task
 
 
@@ -64,7 +65,13 @@ class EpochLines(Callback):
         elapsed_s = time.perf_counter() - self._started_s
         done = trainer.current_epoch + 1 - self._first_epoch
         left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
-        logged = {k: float(v) for k, v in trainer.callback_metrics.items() if "num_" not in k}
+        # Gauges of single features would fill the screen.
+        shown = {
+            k: v
+            for k, v in trainer.callback_metrics.items()
+            if "num_" not in k and k.count("/") < 3
+        }
+        logged = {k: float(v) for k, v in shown.items()}
         values = "  ".join(f"{k} {v:.4g}" for k, v in sorted(logged.items()) if math.isfinite(v))
         eta = f"  {elapsed_s / done * left:.0f} s left at most" if left > 0 else ""
         print(f"epoch {trainer.current_epoch}  {elapsed_s:.0f} s  {values}{eta}", flush=True)
@@ -129,6 +136,8 @@ class Results(Callback):
             "seed": task.seed,
             "monitor": task.monitor.partition("/")[2],
             "table_bytes": task.embedder.num_bytes,
+            "table_training_bytes": task.embedder.num_training_bytes,
+            "table_index_bytes": task.embedder.index_bytes,
             **part,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -165,6 +174,8 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
         Throughput(),
         Results(directory),
     ]
+    if run.warm_up:
+        callbacks.append(StopWhenFinished())
     if run.patience is not None:
         callbacks.append(
             EarlyStopping(

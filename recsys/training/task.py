@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -39,6 +40,10 @@ class Task(LightningModule, ABC):
         scheduler: Changes its learning rate each step, and that of the sharded tables with it.
         tables: Where tables live and how the sharded ones are updated.
         seed: Of dropout and masking.
+
+    Attributes:
+        start_from: Checkpoint whose weights a new training begins with, where they fit. None: it
+            begins with those of the seed.
     """
 
     reads: ClassVar[Literal["ranking", "sequence"]]
@@ -58,6 +63,7 @@ class Task(LightningModule, ABC):
         self.tables_config = tables
         self.seed = seed
         self.config: Mapping[str, Any] = {}
+        self.start_from: Path | None = None
         self._schema: FeatureSchema | None = None
         self._after_steps: tuple[AfterStep, ...] = ()
 
@@ -104,8 +110,9 @@ class Task(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The dense optimiser; sharded tables have theirs inside the backward pass."""
-        sharded = {id(p) for p in self.sharded_parameters()}
-        dense = [p for p in self.parameters() if id(p) not in sharded]
+        others = [*self.sharded_parameters(), *self.embedder.updated_by_schemes()]
+        left_out = {id(p) for p in others}
+        dense = [p for p in self.parameters() if id(p) not in left_out]
         optimizer = self.optimizer_factory(dense)
         if self.scheduler_factory is None:
             return optimizer
@@ -135,6 +142,11 @@ class Task(LightningModule, ABC):
             raise RunConfigError(
                 f"{norms[0]}: batch norm sees only a process's part of the batch, got "
                 f"{trainer.world_size} processes; allowed 1; set batch_norm: false"
+            )
+        if trainer.precision == "16-mixed" and self.embedder.updated_by_schemes():
+            raise RunConfigError(
+                "trainer.precision: fp16 scaling would scale the gradients that schemes of tables "
+                "use, got 16-mixed; allowed 32-true, bf16-mixed; choose one"
             )
         if not self.embedder.sharded_tables():
             return
@@ -184,6 +196,11 @@ class Task(LightningModule, ABC):
         for after_step in self._after_steps:
             after_step(self.global_step)
 
+    def with_penalty(self, loss: Tensor) -> Tensor:
+        """The loss of a step, and what the schemes of tables add to it."""
+        penalty = self.embedder.penalty()
+        return loss if penalty is None else loss + penalty
+
     def log_loss(self, loss: Tensor, *, num_examples: int) -> None:
         """Log the loss of the global batch at the steps that the trainer's loggers write."""
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
@@ -215,6 +232,9 @@ class Task(LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         """Compute and log."""
         self._log_metrics(split="val")
+
+        gauges = {f"tables/{name}": v for name, v in self.embedder.gauges().items()}
+        self.log_dict(gauges, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Compute and log."""
