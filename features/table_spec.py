@@ -135,6 +135,14 @@ class QuantizedTable(TableBase):
     """Numbers are whole multiples of it; where steps are learned, at the start."""
 
 
+class DeepLightTable(SizedTable):
+    """A row for every id, of which training prunes the numbers of smallest magnitude."""
+
+    scheme: Literal["deeplight"]
+    damping_steps: Annotated[float, Field(gt=0)] = 100
+    """Steps in which what is still to be pruned falls by 1%."""
+
+
 Table = Annotated[
     FullTable
     | HashTable
@@ -147,6 +155,7 @@ Table = Annotated[
     | TTTable
     | DHETable
     | MixedDimTable
-    | QuantizedTable,
+    | QuantizedTable
+    | DeepLightTable,
     Field(discriminator="scheme"),
 ]

@@ -106,6 +106,7 @@ PLACES = {
     "DHETable": ("tables", "dhe."),
     "MixedDimTable": ("tables", "mixed_dim."),
     "QuantizedTable": ("tables", "quantized."),
+    "DeepLightTable": ("tables", "deeplight."),
     "VocabEncoding": ("features", "vocab."),
     "HashEncoding": ("features", "hash."),
     "IdentityEncoding": ("features", "identity."),

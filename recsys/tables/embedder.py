@@ -138,6 +138,10 @@ class Embedder(nn.Module):
         """What decides which rows an id reaches, as JSON, by logical table."""
         return {scheme.table.name: scheme.row_meaning() for scheme in self._schemes}
 
+    def settled_after(self) -> dict[str, int]:
+        """Steps after which logical tables are what the feature file asks for, if not at once."""
+        return {s.table.name: s.settled_after for s in self._schemes if s.settled_after}
+
     @property
     def num_bytes(self) -> int:
         """All that training changes of all tables, on all ranks together."""

@@ -4,6 +4,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.columns import count_column
 from features.table_spec import (
+    DeepLightTable,
     DHETable,
     FullTable,
     HashedNetTable,
@@ -39,6 +40,7 @@ SPECS = {
     "mixed_dim": MixedDimTable(scheme="mixed_dim", rows=80),
     "quantized": QuantizedTable(scheme="quantized"),
     "quantized to 16": QuantizedTable(scheme="quantized", bits=16, step="fixed"),
+    "deeplight": DeepLightTable(scheme="deeplight", rows=40, damping_steps=0.005),
 }
 
 

@@ -10,6 +10,7 @@ from features import table_spec
 from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
 from recsys.tables.scheme import Scheme
+from recsys.tables.schemes.deeplight import DeepLightScheme
 from recsys.tables.schemes.dhe import DHEScheme
 from recsys.tables.schemes.full import FullScheme
 from recsys.tables.schemes.hash import HashScheme
@@ -64,5 +65,7 @@ def _build(table: LogicalTable, *, seed: int) -> Scheme:
             return MixedDimScheme(table)
         case table_spec.QuantizedTable():
             return QuantizedScheme(table, spec=spec, seed=seed)
+        case table_spec.DeepLightTable():
+            return DeepLightScheme(table, spec=spec)
         case _:
             assert_never(spec)
