@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from features.sizes import format_bytes, parse_bytes
 from features.spec import FeatureSet, Sequence
-from features.table_spec import QuantizedTable, SizedTable
+from features.table_spec import PlannedTable, QuantizedTable, SizedTable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,9 +26,9 @@ class TableSummary:
         name: Of the table.
         scheme: Of the table.
         readers: Features that read it.
-        rows: None where only data says.
+        rows: None where only data, or a plan, says.
         dim: Width of a row.
-        num_bytes: Of all that is trained; None where only data says.
+        num_bytes: Of all that is trained; None where only data, or a plan, says.
     """
 
     name: str
@@ -72,7 +72,7 @@ def table_summaries(
             rows = num_bytes // (table.dim * FLOAT_BYTES)
         elif isinstance(table, SizedTable):
             rows = table.rows
-        elif schema is not None:
+        elif schema is not None and not isinstance(table, PlannedTable):
             rows = sum(schema.num_ids(owner) or 0 for owner in owners)
         if rows is not None and isinstance(table, QuantizedTable):
             num_steps = rows if table.step == "learned" else 1
@@ -104,13 +104,14 @@ def report(feature_set: FeatureSet, schema: FeatureSchema | None) -> list[Table]
     for column in ("rows", "dim", "bytes"):
         tables.add_column(column, justify="right")
     for summary in table_summaries(feature_set, schema):
+        unknown = "from data" if schema is None else "from plan"
         tables.add_row(
             summary.name,
             summary.scheme,
             ", ".join(summary.readers),
-            "from data" if summary.rows is None else f"{summary.rows:,}",
+            unknown if summary.rows is None else f"{summary.rows:,}",
             str(summary.dim),
-            "from data" if summary.num_bytes is None else format_bytes(summary.num_bytes),
+            unknown if summary.num_bytes is None else format_bytes(summary.num_bytes),
         )
     return [features, tables] if tables.rows else [features]
 

@@ -16,6 +16,20 @@ class TableBase(Spec):
     """Width of the vector of an id. None: that of `defaults`."""
 
 
+class StagedTable(TableBase):
+    """A table that is trained more than once, by `python -m recsys search`.
+
+    The first training finds out what of it is of use, the last one trains a planned table of that.
+    """
+
+
+class PlannedTable(TableBase):
+    """A table cut down by a plan, as an earlier stage of training wrote it."""
+
+    plan: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    """Name of the plan's file, which lies beside the feature file."""
+
+
 class FullTable(TableBase):
     """A row of its own for every id of every feature that reads the table."""
 

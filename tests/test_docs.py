@@ -92,6 +92,8 @@ PLACES = {
     "ColumnSplit": ("split", "column."),
     "Defaults": ("defaults", "defaults."),
     "TableBase": ("tables", ""),
+    "StagedTable": ("tables", ""),
+    "PlannedTable": ("tables", "planned."),
     "FullTable": ("tables", ""),
     "SizedTable": ("tables", ""),
     "HashTable": ("tables", ""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,10 +142,30 @@ class Embedder(nn.Module):
         """Steps after which logical tables are what the feature file asks for, if not at once."""
         return {s.table.name: s.settled_after for s in self._schemes if s.settled_after}
 
+    def penalty(self) -> Tensor | None:
+        """What all schemes add to the loss of a training step; None: nothing."""
+        penalties = [p for scheme in self._schemes if (p := scheme.penalty()) is not None]
+        return torch.stack(penalties).sum() if penalties else None
+
+    def updated_by_schemes(self) -> list[nn.Parameter]:
+        """Parameters of schemes that the dense optimiser leaves out."""
+        return [p for scheme in self._schemes for p in scheme.updated_by_itself()]
+
     @property
     def num_bytes(self) -> int:
         """All that training changes of all tables, on all ranks together."""
         return sum(scheme.num_bytes for scheme in self._schemes)
+
+    def tensor_names(self, tables: Iterable[str]) -> set[str]:
+        """Names in the state of all that some logical tables are stored in."""
+        chosen = [s for s in self._schemes if s.table.name in set(tables)]
+        physical = {table.name for scheme in chosen for table in scheme.physical_tables}
+        own = tuple(f"schemes.{scheme.table.name}." for scheme in chosen)
+        return {
+            name
+            for name in self.state_dict()
+            if name.startswith(own) or physical & {name.split(".")[-1], name.split(".")[-2]}
+        }
 
     def sharded_tables(self) -> tuple[PhysicalTable, ...]:
         """Tables of the TorchRec collections."""

@@ -9,7 +9,8 @@ from features.columns import sequence_column
 from features.errors import FeatureConfigError
 from features.schema import FeatureSchema
 from features.spec import Bucketized, Categorical, Sequence
-from features.table_spec import Table
+from features.table_plan import TablePlan
+from features.table_spec import PlannedTable, StagedTable, Table
 
 Pooling = Literal["none", "sum", "mean"]
 
@@ -53,12 +54,14 @@ class LogicalTable:
         dim: Width of one row.
         spec: Its scheme and sizes.
         readers: In the order of the feature file.
+        plan: Of a planned table.
     """
 
     name: str
     dim: int
     spec: Table
     readers: tuple[Reader, ...]
+    plan: TablePlan | None = None
 
     def num_ids_per_namespace(self) -> dict[str, int | None]:
         """Ids of each feature that has ids of its own, in order of first appearance."""
@@ -81,7 +84,13 @@ def logical_tables(schema: FeatureSchema) -> tuple[LogicalTable, ...]:
         readers.setdefault(feature_set.table_of(of), []).append(reader)
     tables = feature_set.resolved_tables()
     return tuple(
-        LogicalTable(name=name, dim=_dim(tables[name]), spec=tables[name], readers=tuple(group))
+        LogicalTable(
+            name=name,
+            dim=_dim(tables[name]),
+            spec=tables[name],
+            readers=tuple(group),
+            plan=schema.plans.get(name),
+        )
         for name, group in readers.items()
     )
 
@@ -94,9 +103,15 @@ def with_output(tables: tuple[LogicalTable, ...], *, of: str) -> tuple[LogicalTa
         of: The reader whose table is doubled; `OUTPUT` reads the new one.
 
     Raises:
-        FeatureConfigError: another table has the name of the new one.
+        FeatureConfigError: another table has the name of the new one, or theirs is trained in
+            stages.
     """
     [(table, reader)] = [(t, r) for t in tables for r in t.readers if r.key == of]
+    if isinstance(table.spec, StagedTable | PlannedTable):
+        raise FeatureConfigError(
+            f"tables.{table.name}: items cannot be scored by a second table like one that is "
+            f"trained in stages, got scheme {table.spec.scheme}; set model.item_output to tied"
+        )
     position = sum(len(t.readers) for t in tables)
     name = f"{table.name}_output"
     if name in {t.name for t in tables}:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class PhysicalTable:
         init_bound: Rows start uniform in plus/minus this, around `init_mean`.
         init_mean: 0, or 1 for rows that others are multiplied with.
         grid: What its numbers may be. None: any.
+        first_values: (V, D) that training begins with. None: they are drawn.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PhysicalTable:
     init_bound: float = INIT_BOUND
     init_mean: float = 0.0
     grid: Grid | None = None
+    first_values: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def num_bytes(self) -> int:
@@ -139,6 +141,18 @@ class Scheme(nn.Module, ABC):
             vectors: Looked up, by lookup.
             ids: By reader, as `remap` got them.
         """
+
+    def penalty(self) -> Tensor | None:
+        """A scalar to add to the loss of a training step; None: nothing."""
+        return None
+
+    def updated_by_itself(self) -> tuple[nn.Parameter, ...]:
+        """Own parameters that the dense optimiser leaves out.
+
+        What `after_steps` gives moves them by their gradients, the same on all ranks by then, and
+        clears these.
+        """
+        return ()
 
     def after_steps(self, parts: Sequence[Part]) -> AfterStep | None:
         """What to do after every step of the optimiser; None: nothing.

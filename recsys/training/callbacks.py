@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from recsys.training.run import RunConfig
+from recsys.training.stages import StopWhenFinished
 from recsys.training.task import Task
 
 
@@ -195,6 +196,8 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
         Throughput(),
         Results(directory),
     ]
+    if run.warm_up:
+        callbacks.append(StopWhenFinished())
     if run.patience is not None:
         callbacks.append(
             Patience(

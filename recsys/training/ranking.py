@@ -86,7 +86,7 @@ class RankingTask(Task):
         """Give the loss."""
         loss = binary_cross_entropy(self(batch), batch.labels_BT, batch.weights_B)
         self.log_loss(loss, num_examples=len(batch))
-        return loss
+        return self.with_penalty(loss)
 
     def collect(self, batch: Batch, *, split: str) -> None:
         """Keep predictions beside labels."""

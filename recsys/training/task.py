@@ -6,6 +6,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -42,6 +43,10 @@ class Task(LightningModule, ABC):
         scheduler: Changes its learning rate each step, and that of the sharded tables with it.
         tables: Where tables live and how the sharded ones are updated.
         seed: Of dropout and masking.
+
+    Attributes:
+        start_from: Checkpoint whose weights a new training begins with, where they fit. None: it
+            begins with those of the seed.
     """
 
     reads: ClassVar[Literal["ranking", "sequence"]]
@@ -61,6 +66,7 @@ class Task(LightningModule, ABC):
         self.tables_config = tables
         self.seed = seed
         self.config: Mapping[str, Any] = {}
+        self.start_from: Path | None = None
         self._schema: FeatureSchema | None = None
         self._after_steps: tuple[AfterStep, ...] = ()
         self._before_views: tuple[BeforeView, ...] = ()
@@ -108,8 +114,9 @@ class Task(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The dense optimiser; sharded tables have theirs inside the backward pass."""
-        sharded = {id(p) for p in self.sharded_parameters()}
-        dense = [p for p in self.parameters() if id(p) not in sharded]
+        others = [*self.sharded_parameters(), *self.embedder.updated_by_schemes()]
+        left_out = {id(p) for p in others}
+        dense = [p for p in self.parameters() if id(p) not in left_out]
         optimizer = self.optimizer_factory(dense)
         if self.scheduler_factory is None:
             return optimizer
@@ -139,6 +146,11 @@ class Task(LightningModule, ABC):
             raise RunConfigError(
                 f"{norms[0]}: batch norm sees only a process's part of the batch, got "
                 f"{trainer.world_size} processes; allowed 1; set batch_norm: false"
+            )
+        if trainer.precision == "16-mixed" and self.embedder.updated_by_schemes():
+            raise RunConfigError(
+                "trainer.precision: fp16 scaling would scale the gradients that schemes of tables "
+                "use, got 16-mixed; allowed 32-true, bf16-mixed; choose one"
             )
         if not self.embedder.sharded_tables():
             return
@@ -229,6 +241,11 @@ class Task(LightningModule, ABC):
                 "validations count after step %d, when tables meet their budgets",
                 self.settled_after,
             )
+
+    def with_penalty(self, loss: Tensor) -> Tensor:
+        """The loss of a step, and what the schemes of tables add to it."""
+        penalty = self.embedder.penalty()
+        return loss if penalty is None else loss + penalty
 
     def log_loss(self, loss: Tensor, *, num_examples: int) -> None:
         """Log the loss of the global batch at the steps that the trainer's loggers write."""

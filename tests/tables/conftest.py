@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -11,6 +13,7 @@ from features.table_spec import (
     HashTable,
     MixedDimTable,
     MultihashTable,
+    PlannedTable,
     PQTable,
     QRTable,
     QuantizedTable,
@@ -18,7 +21,9 @@ from features.table_spec import (
     TTTable,
     UnifiedTable,
 )
+from recsys.tables.initial import initial_rows
 from recsys.tables.logical import LogicalTable, Reader
+from recsys.tables.schemes import build_scheme
 from recsys.types import Batch
 
 # Every scheme a feature file may name, with sizes that leave room for collisions.
@@ -42,6 +47,17 @@ SPECS = {
     "quantized to 16": QuantizedTable(scheme="quantized", bits=16, step="fixed"),
     "deeplight": DeepLightTable(scheme="deeplight", rows=40, damping_steps=0.005),
 }
+# What each planned table is cut down from, in its first training.
+STAGED = {}
+
+
+def with_plan(table):
+    """The table, with a plan that its first training would have made after no step at all."""
+    if not isinstance(table.spec, PlannedTable):
+        return table
+    scheme = build_scheme(replace(table, spec=STAGED[table.spec.scheme]))
+    weights = {t.name: initial_rows(t, seed=0) for t in scheme.physical_tables}
+    return replace(table, plan=scheme.plan(weights))
 
 
 def reader(

@@ -7,7 +7,7 @@ import typing
 import numpy as np
 import pytest
 import torch
-from tables.conftest import SPECS, reader
+from tables.conftest import SPECS, reader, with_plan
 
 from features.errors import FeatureConfigError
 from features.table_spec import (
@@ -30,7 +30,7 @@ from recsys.tables.schemes import build_scheme
 
 
 def table(spec, *readers, dim=4):
-    return LogicalTable("table", dim, spec, readers)
+    return with_plan(LogicalTable("table", dim, spec, readers))
 
 
 def vectors_of(scheme, ids, *, seed=0):

@@ -7,6 +7,7 @@ from typing import assert_never
 import torch
 
 from features import table_spec
+from features.table_spec import StagedTable
 from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
 from recsys.tables.scheme import Scheme
@@ -23,6 +24,7 @@ from recsys.tables.schemes.quantized import QuantizedScheme
 from recsys.tables.schemes.robe import RobeScheme
 from recsys.tables.schemes.tt import TTScheme
 from recsys.tables.schemes.unified import UnifiedScheme
+from recsys.tables.staged import StagedScheme
 
 
 def build_scheme(table: LogicalTable, *, seed: int = 0) -> Scheme:
@@ -69,3 +71,8 @@ def _build(table: LogicalTable, *, seed: int) -> Scheme:
             return DeepLightScheme(table, spec=spec)
         case _:
             assert_never(spec)
+
+
+def staged_schemes() -> dict[type[StagedTable], type[StagedScheme]]:
+    """Schemes of tables that are trained in stages, by what the feature file names."""
+    return {}

@@ -1,0 +1,61 @@
+"""Schemes whose training finds out what of a table is of use; a planned table comes after them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from features.errors import FeatureConfigError
+from features.table_plan import TablePlan
+from recsys.tables.logical import LogicalTable
+from recsys.tables.scheme import Scheme
+
+
+class StagedScheme(Scheme):
+    """A scheme of a table's first training.
+
+    Attributes:
+        storage: Scheme of the planned table that comes next.
+        takes: Checkpoint of the first training that the plan is made from.
+        keeps_network: Whether the next training goes on from that checkpoint, where all else than
+            the planned tables is concerned; else it starts anew with the same seed.
+    """
+
+    storage: ClassVar[str]
+    takes: ClassVar[Literal["best", "last"]] = "best"
+    keeps_network: ClassVar[bool] = False
+
+    @abstractmethod
+    def plan(self, weights: Mapping[str, Tensor]) -> TablePlan:
+        """What is kept, and the values it starts from.
+
+        Args:
+            weights: Whole trained physical tables, by name.
+        """
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the first training has brought all that `plan` needs, the same on all ranks."""
+        return False
+
+    @property
+    def full_bytes(self) -> int:
+        """Size of the table that is cut down: a row of the whole width for every id."""
+        return sum(table.num_bytes for table in self.physical_tables)
+
+
+def plan_of(table: LogicalTable) -> TablePlan:
+    """The plan of a planned table.
+
+    Raises:
+        FeatureConfigError: nobody has read it.
+    """
+    if table.plan is None:
+        raise FeatureConfigError(
+            f"tables.{table.name}: a {table.spec.scheme} table needs its plan, got none; read the "
+            f"feature file together with the plans beside it"
+        )
+    return table.plan

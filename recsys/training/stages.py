@@ -1,0 +1,54 @@
+"""Tables that are trained in stages, as a single training meets them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from features.errors import RunConfigError
+from features.spec import FeatureSet
+from features.table_spec import StagedTable
+from recsys.tables.staged import StagedScheme
+from recsys.training.task import Task
+
+
+def check_stages(feature_set: FeatureSet, *, warm_up: bool) -> None:
+    """Refuse to train tables once that need more, and a first stage of tables that do not.
+
+    Raises:
+        RunConfigError: with the tables.
+    """
+    staged = {n: t for n, t in feature_set.tables.items() if isinstance(t, StagedTable)}
+    if staged and not warm_up:
+        raise RunConfigError(
+            f"tables.{name}: a table of this scheme is trained in stages, got scheme "
+            f"{table.scheme} in a lone training; do `python -m recsys search -c EXPERIMENT "
+            f"--out FOLDER`"
+            for name, table in staged.items()
+        )
+    if warm_up and not staged:
+        raise RunConfigError(
+            "run.warm_up: is for tables that are trained in stages, got none in the feature file; "
+            "leave it out"
+        )
+
+
+class StopWhenFinished(Callback):
+    """Ends a warm-up as soon as the tables trained in stages have what they need."""
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, Task)
+        schemes = pl_module.embedder.schemes.values()
+        staged = [scheme for scheme in schemes if isinstance(scheme, StagedScheme)]
+        if staged and all(scheme.is_finished for scheme in staged):
+            trainer.should_stop = True
