@@ -157,6 +157,36 @@ class DeepLightTable(SizedTable):
     """Steps in which what is still to be pruned falls by 1%."""
 
 
+class PepTable(StagedTable, SizedTable):
+    """Prunes numbers below thresholds that are trained with them; then what is left is trained."""
+
+    scheme: Literal["pep"]
+    per: Literal["table", "feature", "dimension", "feature_and_dimension"] = "feature_and_dimension"
+    """Numbers that have a threshold in common."""
+    start: float = -15.0
+    """Thresholds are the logistic function of numbers that start here."""
+    decay: Annotated[float, Field(ge=0)] = 1e-5
+    """Weight decay of these numbers, which lets the thresholds grow."""
+
+
+class AutoSrhTable(StagedTable, SizedTable):
+    """Prunes dimensions of ids of like frequency, by factors that are trained with them."""
+
+    scheme: Literal["autosrh"]
+    num_groups: Annotated[int, Field(ge=1)] = 6
+    """Groups of a feature's ids."""
+    l1: Annotated[float, Field(ge=0)] = 1e-5
+    """Weight of the factors' sum in the loss."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """How far a step moves all factors of the table together."""
+
+
+class MaskedTable(PlannedTable):
+    """A row for every id, of which a plan keeps some numbers; the others are zero."""
+
+    scheme: Literal["masked"]
+
+
 Table = Annotated[
     FullTable
     | HashTable
@@ -170,6 +200,9 @@ Table = Annotated[
     | DHETable
     | MixedDimTable
     | QuantizedTable
-    | DeepLightTable,
+    | DeepLightTable
+    | PepTable
+    | AutoSrhTable
+    | MaskedTable,
     Field(discriminator="scheme"),
 ]

@@ -74,11 +74,25 @@ def too_small(table: LogicalTable, *, least: int) -> FeatureConfigError:
 
 def too_few_bytes(table: LogicalTable, *, least: int) -> FeatureConfigError:
     """What to raise where a table may take fewer bytes than the least that its scheme needs."""
-    spec = table.spec
-    assert isinstance(spec, SizedTable)
-    key, got = ("budget", spec.budget) if spec.rows is None else ("rows", spec.rows)
+    key, got = _size_as_written(table)
     return FeatureConfigError(
         f"tables.{table.name}.{key}: does not hold the least that scheme {table.spec.scheme} can "
         f"store, got {got!r}; allowed {least} bytes and up; raise it or lower "
         f"dim"
     )
+
+
+def too_many_bytes(table: LogicalTable, *, most: int) -> FeatureConfigError:
+    """What to raise where a table may take more bytes than there is anything to save of."""
+    key, got = _size_as_written(table)
+    return FeatureConfigError(
+        f"tables.{table.name}.{key}: holds the whole table, so that scheme {table.spec.scheme} has "
+        f"nothing to leave out, got {got!r}; allowed up to {most} bytes; lower it, or set scheme "
+        f"to full"
+    )
+
+
+def _size_as_written(table: LogicalTable) -> tuple[str, str | int | None]:
+    spec = table.spec
+    assert isinstance(spec, SizedTable)
+    return ("budget", spec.budget) if spec.rows is None else ("rows", spec.rows)

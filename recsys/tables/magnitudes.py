@@ -31,7 +31,7 @@ class Magnitudes:
         self.parts, self.device = parts, device
         held = torch.tensor(sum(part.numel() for part in parts), device=device)
         # Of a replicated table each rank counts all numbers.
-        self.num_copies = int(_over_ranks(held)) // num_numbers
+        self.num_copies = int(over_ranks(held)) // num_numbers
 
     @torch.no_grad()
     def zero_smallest(self, num_smallest: int) -> None:
@@ -59,7 +59,7 @@ class Magnitudes:
         counts = torch.zeros(_NUM_BINS, dtype=torch.int64, device=self.device)
         for each in bins:
             counts += torch.bincount(each, minlength=_NUM_BINS)
-        totals = _over_ranks(counts).cumsum(0)
+        totals = over_ranks(counts).cumsum(0)
         found = int(torch.searchsorted(totals, nth))
         return found, int(totals[found - 1]) if found else 0
 
@@ -77,7 +77,8 @@ def _bits(values: Tensor) -> Tensor:
     return values.abs().view(torch.int32)
 
 
-def _over_ranks(counts: Tensor) -> Tensor:
+def over_ranks(counts: Tensor) -> Tensor:
+    """Sums over all ranks, in place."""
     if dist.is_initialized():
         dist.all_reduce(counts)
     return counts

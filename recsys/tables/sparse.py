@@ -56,21 +56,31 @@ class SparseForm:
             name: Of the matrix.
         """
         is_stored_VD = rows_VD != 0
+        columns, counts_V = self.pattern(is_stored_VD)
         return {
             name: rows_VD[is_stored_VD],
-            f"{name}@columns": is_stored_VD.nonzero()[:, 1].to(self.column_dtype),
-            f"{name}@counts": is_stored_VD.sum(1).to(self.count_dtype),
+            f"{name}@columns": columns,
+            f"{name}@counts": counts_V,
         }
 
     def unpack(self, stored: Mapping[str, Tensor], *, name: str) -> Tensor:
         """The matrix (V, D) that `pack` was given."""
-        values = stored[name]
-        rows = torch.arange(self.num_rows, device=values.device).repeat_interleave(
-            stored[f"{name}@counts"].to(torch.int64)
-        )
-        rows_VD = values.new_zeros(self.num_rows, self.dim)
-        rows_VD[rows, stored[f"{name}@columns"].to(torch.int64)] = values
+        is_stored_VD = self.places(stored[f"{name}@columns"], stored[f"{name}@counts"])
+        rows_VD = stored[name].new_zeros(self.num_rows, self.dim)
+        rows_VD[is_stored_VD] = stored[name]
         return rows_VD
+
+    def pattern(self, is_stored_VD: Tensor) -> tuple[Tensor, Tensor]:
+        """Columns of the numbers that are stored, row by row, and counts (V) of the rows."""
+        columns = is_stored_VD.nonzero()[:, 1].to(self.column_dtype)
+        return columns, is_stored_VD.sum(1).to(self.count_dtype)
+
+    def places(self, columns: Tensor, counts_V: Tensor) -> Tensor:
+        """Whether a number is stored (V, D), from a pattern."""
+        rows = torch.arange(self.num_rows).repeat_interleave(counts_V.to(torch.int64))
+        is_stored_VD = torch.zeros(self.num_rows, self.dim, dtype=torch.bool)
+        is_stored_VD[rows, columns.to(torch.int64)] = True
+        return is_stored_VD
 
 
 def _smallest_type(largest: int) -> torch.dtype:

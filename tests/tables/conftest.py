@@ -6,13 +6,16 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.columns import count_column
 from features.table_spec import (
+    AutoSrhTable,
     DeepLightTable,
     DHETable,
     FullTable,
     HashedNetTable,
     HashTable,
+    MaskedTable,
     MixedDimTable,
     MultihashTable,
+    PepTable,
     PlannedTable,
     PQTable,
     QRTable,
@@ -46,9 +49,16 @@ SPECS = {
     "quantized": QuantizedTable(scheme="quantized"),
     "quantized to 16": QuantizedTable(scheme="quantized", bits=16, step="fixed"),
     "deeplight": DeepLightTable(scheme="deeplight", rows=40, damping_steps=0.005),
+    "masked": MaskedTable(scheme="masked", plan="table.plan.safetensors"),
+}
+# Schemes of a first training.
+WARM_UPS = {
+    "pep": PepTable(scheme="pep", rows=15),
+    "pep of a table": PepTable(scheme="pep", rows=15, per="table"),
+    "autosrh": AutoSrhTable(scheme="autosrh", rows=15),
 }
 # What each planned table is cut down from, in its first training.
-STAGED = {}
+STAGED = {"masked": WARM_UPS["pep"]}
 
 
 def with_plan(table):

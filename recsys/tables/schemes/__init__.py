@@ -11,13 +11,16 @@ from features.table_spec import StagedTable
 from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
 from recsys.tables.scheme import Scheme
+from recsys.tables.schemes.autosrh import AutoSrhScheme
 from recsys.tables.schemes.deeplight import DeepLightScheme
 from recsys.tables.schemes.dhe import DHEScheme
 from recsys.tables.schemes.full import FullScheme
 from recsys.tables.schemes.hash import HashScheme
 from recsys.tables.schemes.hashednet import HashedNetScheme
+from recsys.tables.schemes.masked import MaskedScheme
 from recsys.tables.schemes.mixed_dim import MixedDimScheme
 from recsys.tables.schemes.multihash import MultihashScheme
+from recsys.tables.schemes.pep import PepScheme
 from recsys.tables.schemes.pq import PQScheme
 from recsys.tables.schemes.qr import QRScheme
 from recsys.tables.schemes.quantized import QuantizedScheme
@@ -69,10 +72,16 @@ def _build(table: LogicalTable, *, seed: int) -> Scheme:
             return QuantizedScheme(table, spec=spec, seed=seed)
         case table_spec.DeepLightTable():
             return DeepLightScheme(table, spec=spec)
+        case table_spec.PepTable():
+            return PepScheme(table, spec=spec, seed=seed)
+        case table_spec.AutoSrhTable():
+            return AutoSrhScheme(table, spec=spec, seed=seed)
+        case table_spec.MaskedTable():
+            return MaskedScheme(table)
         case _:
             assert_never(spec)
 
 
 def staged_schemes() -> dict[type[StagedTable], type[StagedScheme]]:
     """Schemes of tables that are trained in stages, by what the feature file names."""
-    return {}
+    return {table_spec.PepTable: PepScheme, table_spec.AutoSrhTable: AutoSrhScheme}
