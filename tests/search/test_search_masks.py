@@ -18,8 +18,8 @@ from recsys.trained import load_task
 # The second threshold meets the budget after some steps of the first epoch.
 TABLES = """
 tables:
-  users: {{{scheme}, budget: 500}}
-  items: {{{scheme}, budget: 300}}
+  user_rows: {{{scheme}, budget: 500}}
+  item_rows: {{{scheme}, budget: 300}}
 features:"""
 SCHEMES = {
     "pep": "scheme: pep, start: -3.2, decay: 1.0, per: table",
@@ -34,7 +34,7 @@ def features(scheme):
     found = RANKING.replace("\nfeatures:", TABLES.format(scheme=SCHEMES[scheme]))
     for name in ("user", "item"):
         column = f"{name}_id, kind: categorical"
-        found = found.replace(column, f"{column}, table: {name}s")
+        found = found.replace(column, f"{column}, table: {name}_rows")
     return found
 
 
@@ -52,7 +52,7 @@ def test_a_search_ends_in_a_run_whose_bundle_scores_as_it_does(scheme, tmp_path)
     )
     before = json.loads((warm_up / "config.json").read_text())
     first = first_rows(task, seed=before["seed_everything"])
-    for table, budget in (("users", 500), ("items", 300)):
+    for table, budget in (("user_rows", 500), ("item_rows", 300)):
         weight = task.embedder.replicated.weights[table]
         scheme_of = task.embedder.schemes[table]
         is_kept = scheme_of.is_kept_VD
@@ -80,5 +80,5 @@ def first_rows(task, *, seed):
     weights = task.embedder.replicated.weights
     return {
         name: initial_rows(PhysicalTable(name, *weights[name].shape), seed=seed)
-        for name in ("users", "items")
+        for name in ("user_rows", "item_rows")
     }

@@ -220,12 +220,12 @@ def test_factors_belong_to_ranges_of_ids():
 
 
 def test_factors_move_by_one_length_within_0_and_1():
-    embedder = Embedder([autosrh(lr=0.5, l1=0.01)], config=TablesConfig())
+    embedder = Embedder([autosrh(lr=2.0, l1=0.01)], config=TablesConfig())
     scheme = embedder.schemes["t"]
     assert embedder.updated_by_schemes() == [scheme.factors_GD]
     [move] = after_steps(embedder)
     factors = scheme.factors_GD.detach().clone().numpy()
-    assert (factors == 1).all()
+    assert (factors == 0.5).all()
     rng = np.random.default_rng(0)
     for step in range(4):
         slopes = rng.normal(size=factors.shape).astype("float32")
@@ -233,7 +233,7 @@ def test_factors_move_by_one_length_within_0_and_1():
         move(step)
         assert scheme.factors_GD.grad is None
         gradient = slopes + 0.01
-        factors = np.clip(factors - 0.5 * gradient / np.sqrt((gradient**2).sum()), 0, 1)
+        factors = np.clip(factors - 2 * gradient / np.sqrt((gradient**2).sum()), 0, 1)
         np.testing.assert_allclose(scheme.factors_GD.detach(), factors, atol=1e-6)
     assert (factors == 1).any()
     assert (factors < 1).any()
@@ -253,7 +253,9 @@ def test_dimensions_of_groups_are_kept_from_the_largest_factor_on():
     expected[30:40, 0] = True
     expected[40:, 3] = True
     assert torch.equal(kept(plan), expected)
-    np.testing.assert_array_equal(plan.first_values["t"], whole_rows(scheme, seed=5)[expected])
+    # Half of what the rows before the factors start with.
+    first = whole_rows(scheme, seed=5)[expected] / 2
+    np.testing.assert_allclose(plan.first_values["t"], first, rtol=1e-6)
     factors[factors < 0.85] = 0
     scheme.factors_GD.data = factors
     assert kept(scheme.plan({})).sum() == 15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,13 +18,17 @@ from recsys.tables.schemes.full import FullScheme
 from recsys.tables.schemes.masked import masked_plan, num_kept
 from recsys.tables.staged import StagedScheme
 
+START = 0.5
+"""Of factors."""
+
 
 class AutoSrhScheme(FullScheme, StagedScheme):
     """The rows of a full table, each number times the factor of its dimension and group of ids.
 
     The ids of a feature are cut into groups of equally many; those of a vocabulary are in order of
-    falling frequency, so that a group has ids of like frequency. Factors start at 1 and move
-    against their gradient, of one length for all factors of the table together, within 0 and 1.
+    falling frequency, so that a group has ids of like frequency. Factors start at 1/2, before rows
+    that are twice as long for it, and move against their gradient, by one length for all factors of
+    the table together, within 0 and 1.
     Then dimensions of groups are kept from the largest factor on as long as the budget has room,
     and trained again from their first values, without factors.
 
@@ -39,8 +44,9 @@ class AutoSrhScheme(FullScheme, StagedScheme):
     https://arxiv.org/abs/2311.15578.
 
     Differs from the paper: factors are trained with the rows, by the same training batches, where
-    the paper takes validation batches for them after a training without factors; and what is kept
-    starts from its first values, not from trained ones.
+    the paper takes validation batches for them after a training without factors. On those, most
+    factors want to grow: starting at 1, as the paper's do, they would all stay there. And what is
+    kept starts from its first values, not from trained ones.
     """
 
     storage: ClassVar[str] = "masked"
@@ -53,7 +59,11 @@ class AutoSrhScheme(FullScheme, StagedScheme):
         self.num_groups = spec.num_groups
         self.num_kept = num_kept(table, self.physical_tables[0])
         self.places = {name: place for place, name in enumerate(self.own)}
-        self.factors_GD = nn.Parameter(torch.ones(len(self.own) * spec.num_groups, table.dim))
+        [self.retrained] = self.physical_tables
+        bound = self.retrained.init_bound / START
+        self.physical_tables = (replace(self.retrained, init_bound=bound),)
+        num_groups = len(self.own) * spec.num_groups
+        self.factors_GD = nn.Parameter(torch.full((num_groups, table.dim), START))
 
     def row_meaning(self) -> dict[str, Any]:
         """The first row of each feature."""
@@ -104,7 +114,7 @@ class AutoSrhScheme(FullScheme, StagedScheme):
         is_kept_GD = torch.zeros_like(factors_GD, dtype=torch.bool)
         is_kept_GD.view(-1)[order[has_room]] = True
         is_kept_GD &= factors_GD > 0
-        return masked_plan(is_kept_GD[groups_V], self.physical_tables[0], seed=self.seed)
+        return masked_plan(is_kept_GD[groups_V], self.retrained, seed=self.seed)
 
     def _groups(self, feature: str, ids: Tensor) -> Tensor:
         """Rows of the factors, of ids of a feature."""
