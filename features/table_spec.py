@@ -187,6 +187,22 @@ class MaskedTable(PlannedTable):
     scheme: Literal["masked"]
 
 
+class OptEmbedTable(StagedTable):
+    """A row for every id, of which a search keeps those of use, each feature's in its own width."""
+
+    scheme: Literal["optembed"]
+    threshold_lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the norms above which rows are kept, one for each feature."""
+    alpha: Annotated[float, Field(ge=0)] = 1e-5
+    """Weight of exp(-threshold) in the loss: how much thresholds are pushed up."""
+
+
+class PrunedTable(PlannedTable):
+    """Rows of some ids alone, each feature's in a width of its own; other ids read zeros."""
+
+    scheme: Literal["pruned"]
+
+
 Table = Annotated[
     FullTable
     | HashTable
@@ -203,6 +219,8 @@ Table = Annotated[
     | DeepLightTable
     | PepTable
     | AutoSrhTable
-    | MaskedTable,
+    | MaskedTable
+    | OptEmbedTable
+    | PrunedTable,
     Field(discriminator="scheme"),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentError
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -58,8 +59,8 @@ def load_task(checkpoint: Path, manifest: Manifest) -> Task:
         ) from error
     task = cast(Task, parser.instantiate(config).model)
     # One process holds every table, so none needs to be a sharded one.
-    config = TablesConfig(dense_max_bytes=sys.maxsize, seed=task.tables_config.seed)
-    task.tables_config = config
+    seed = task.tables_config.seed
+    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize, seed=seed)
     task.build(read_schema(checkpoint))
     try:
         task.load_state_dict(_whole_names(read_tensors(checkpoint, MODEL)))

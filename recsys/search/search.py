@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from features.errors import RecsysError, RunConfigError
@@ -21,20 +22,24 @@ from features.spec import FeatureSet
 from features.table_spec import StagedTable
 from recsys.search.compare import features_of
 from recsys.search.compress import COMPRESSED, compress, staged_scheme
+from recsys.search.evolution import EvolutionConfig
 from recsys.search.outcome import outcome_lines
 from recsys.search.stages import Stages
 from recsys.tables.staged import StagedScheme
 
 WARM_UP, COMPRESS, RETRAIN = "1_warm_up", "2_compress", "3_retrain"
+_EXAMPLES = 20_000
 _INPUTS = "inputs.json"
 _OF_TRAINING = ("--trainer.", "--data.", "--model.", "--run.", "--seed_everything")
 
 
-def search(stages: Stages) -> None:
+def search(stages: Stages, *, evolution: EvolutionConfig, max_examples: int) -> None:
     """Warm up, compress, retrain; what is done already is not done again.
 
     Args:
         stages: Of an experiment whose feature file has tables that are trained in stages.
+        evolution: How widths are searched, where the tables need them.
+        max_examples: Validation rows at most, by which widths are judged.
 
     Raises:
         RecsysError: the feature file has no such tables, a training failed, or the folder is that
@@ -43,10 +48,11 @@ def search(stages: Stages) -> None:
     features = features_of(stages.experiment)
     kind = _kind(load_feature_set(features), name=str(features))
     with stages.alone():
-        _check_inputs(stages, features)
+        choices = {**asdict(evolution), "max_examples": max_examples}
+        _check_inputs(stages, features, choices)
         stages.fit(WARM_UP, features, "--run.warm_up", "true", "--run.test", "false")
         best = stages.directory / WARM_UP / "checkpoints" / f"{kind.takes}.ckpt"
-        compress(best, stages.directory / COMPRESS)
+        compress(best, stages.directory / COMPRESS, evolution=evolution, max_examples=max_examples)
         start = ("--run.start_from", str(best)) if kind.keeps_network else ()
         stages.fit(RETRAIN, stages.directory / COMPRESS / COMPRESSED, *start)
 
@@ -64,12 +70,13 @@ def _kind(feature_set: FeatureSet, *, name: str) -> type[StagedScheme]:
     return next(iter(kinds.values()))
 
 
-def _check_inputs(stages: Stages, features: Path) -> None:
+def _check_inputs(stages: Stages, features: Path, choices: Mapping[str, object]) -> None:
     """Refuse to go on with the search of another experiment."""
     found: Mapping[str, object] = {
         "experiment": stages.experiment.read_text(),
         "features": features.read_text(),
         "arguments": list(stages.arguments),
+        "choices": dict(choices),
     }
     file = stages.directory / _INPUTS
     if not file.is_file():
@@ -96,11 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("-c", dest="config", type=Path, required=True, metavar="EXPERIMENT")
     add("--out", type=Path, required=True, metavar="FOLDER", help="of the stages")
+    add("--max_examples", type=int, default=_EXAMPLES, help="validation rows that judge widths")
+    for field in fields(EvolutionConfig):
+        add(f"--{field.name}", type=type(field.default), default=field.default, help="of widths")
     options, more = parser.parse_known_args(arguments)
     try:
-        _check_options(more)
+        _check_options(options, more)
+        names = [field.name for field in fields(EvolutionConfig)]
+        evolution = EvolutionConfig(**{name: getattr(options, name) for name in names})
         stages = Stages(options.config, options.out.resolve(), arguments=tuple(more))
-        search(stages)
+        search(stages, evolution=evolution, max_examples=options.max_examples)
         print("\n".join(outcome_lines(stages.directory / WARM_UP, stages.directory / RETRAIN)))
         return 0
     except RecsysError as error:
@@ -108,12 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _check_options(more: Sequence[str]) -> None:
+def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
     mistakes = [
         f"{option.partition('=')[0]}: is no option; allowed are those of "
         f"`python -m recsys search -h`, and of train.py fit, such as --trainer.max_epochs"
         for option in more
         if option.startswith("-") and not option.startswith(_OF_TRAINING)
     ]
+    if options.max_examples < 1:
+        mistakes.append(
+            f"--max_examples: is too small, got {options.max_examples}; allowed 1 and more"
+        )
     if mistakes:
         raise RunConfigError(mistakes)

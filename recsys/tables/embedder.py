@@ -147,6 +147,11 @@ class Embedder(nn.Module):
         penalties = [p for scheme in self._schemes if (p := scheme.penalty()) is not None]
         return torch.stack(penalties).sum() if penalties else None
 
+    def gauges(self) -> dict[str, Tensor]:
+        """What schemes say of themselves in training, by `table/name`."""
+        found = {scheme.table.name: scheme.gauges() for scheme in self._schemes}
+        return {f"{table}/{name}": v for table, of in found.items() for name, v in of.items()}
+
     def updated_by_schemes(self) -> list[nn.Parameter]:
         """Parameters of schemes that the dense optimiser leaves out."""
         return [p for scheme in self._schemes for p in scheme.updated_by_itself()]

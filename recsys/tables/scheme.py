@@ -178,6 +178,10 @@ class Scheme(nn.Module, ABC):
         """
         return 0
 
+    def gauges(self) -> dict[str, Tensor]:
+        """Scalars to log at each validation, the same on all ranks, by name."""
+        return {}
+
     def packed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a bundle stores, by a name of its own each, from whole physical tables by name."""
         return dict(weights)

@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from recsys.training.run import RunConfig
-from recsys.training.stages import StopWhenFinished
+from recsys.training.stages import StopWhenFinished, needs_its_end
 from recsys.training.task import Task
 
 
@@ -65,7 +65,13 @@ class EpochLines(Callback):
         elapsed_s = time.perf_counter() - self._started_s
         done = trainer.current_epoch + 1 - self._first_epoch
         left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
-        logged = {k: float(v) for k, v in trainer.callback_metrics.items() if "num_" not in k}
+        # Gauges of single features would fill the screen.
+        shown = {
+            k: v
+            for k, v in trainer.callback_metrics.items()
+            if "num_" not in k and k.count("/") < 3
+        }
+        logged = {k: float(v) for k, v in shown.items()}
         values = "  ".join(f"{k} {v:.4g}" for k, v in sorted(logged.items()) if math.isfinite(v))
         eta = f"  {elapsed_s / done * left:.0f} s left at most" if left > 0 else ""
         print(f"epoch {trainer.current_epoch}  {elapsed_s:.0f} s  {values}{eta}", flush=True)
@@ -198,7 +204,7 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
     ]
     if run.warm_up:
         callbacks.append(StopWhenFinished())
-    if run.patience is not None:
+    if run.patience is not None and not (run.warm_up and needs_its_end(task)):
         callbacks.append(
             Patience(
                 monitor=task.monitor,

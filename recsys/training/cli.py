@@ -87,7 +87,9 @@ class RecsysCLI(LightningCLI):
         config, verb = self._config(), str(self.subcommand)
         check_trainer_settings(config.trainer)
         if verb == "fit":
-            check_stages(self.datamodule.feature_set, warm_up=self.run.warm_up)
+            check_stages(
+                self.datamodule.feature_set, warm_up=self.run.warm_up, reads=self.model.reads
+            )
         self.datamodule.task = self.model.reads
         self.model.build(self.datamodule.schema)
         self.datamodule.require_examples(*_SPLITS[verb])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
@@ -10,11 +10,14 @@ from typing_extensions import override
 from features.errors import RunConfigError
 from features.spec import FeatureSet
 from features.table_spec import StagedTable
-from recsys.tables.staged import StagedScheme
+from recsys.tables.schemes import staged_schemes
+from recsys.tables.staged import SearchedScheme, StagedScheme
 from recsys.training.task import Task
 
 
-def check_stages(feature_set: FeatureSet, *, warm_up: bool) -> None:
+def check_stages(
+    feature_set: FeatureSet, *, warm_up: bool, reads: Literal["ranking", "sequence"]
+) -> None:
     """Refuse to train tables once that need more, and a first stage of tables that do not.
 
     Raises:
@@ -28,11 +31,25 @@ def check_stages(feature_set: FeatureSet, *, warm_up: bool) -> None:
             f"--out FOLDER`"
             for name, table in staged.items()
         )
+    searched = [
+        n for n, t in staged.items() if issubclass(staged_schemes()[type(t)], SearchedScheme)
+    ]
+    if searched and reads == "sequence":
+        raise RunConfigError(
+            f"tables.{searched[0]}: widths are searched by the AUC of a ranker, got scheme "
+            f"{staged[searched[0]].scheme} in a sequence task; take another scheme"
+        )
     if warm_up and not staged:
         raise RunConfigError(
             "run.warm_up: is for tables that are trained in stages, got none in the feature file; "
             "leave it out"
         )
+
+
+def needs_its_end(task: Task) -> bool:
+    """Whether a warm-up must go on however its validations turn out: its end is what counts."""
+    schemes = task.embedder.schemes.values()
+    return any(isinstance(scheme, StagedScheme) and scheme.takes == "last" for scheme in schemes)
 
 
 class StopWhenFinished(Callback):

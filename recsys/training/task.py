@@ -279,6 +279,9 @@ class Task(LightningModule, ABC):
         """Compute and log."""
         self._log_metrics(split="val")
 
+        gauges = {f"tables/{name}": v for name, v in self.embedder.gauges().items()}
+        self.log_dict(gauges, sync_dist=True)
+
     def on_test_epoch_end(self) -> None:
         """Compute and log."""
         self._log_metrics(split="test")

@@ -20,8 +20,10 @@ from recsys.tables.schemes.hashednet import HashedNetScheme
 from recsys.tables.schemes.masked import MaskedScheme
 from recsys.tables.schemes.mixed_dim import MixedDimScheme
 from recsys.tables.schemes.multihash import MultihashScheme
+from recsys.tables.schemes.optembed import OptEmbedScheme
 from recsys.tables.schemes.pep import PepScheme
 from recsys.tables.schemes.pq import PQScheme
+from recsys.tables.schemes.pruned import PrunedScheme
 from recsys.tables.schemes.qr import QRScheme
 from recsys.tables.schemes.quantized import QuantizedScheme
 from recsys.tables.schemes.robe import RobeScheme
@@ -78,10 +80,18 @@ def _build(table: LogicalTable, *, seed: int) -> Scheme:
             return AutoSrhScheme(table, spec=spec, seed=seed)
         case table_spec.MaskedTable():
             return MaskedScheme(table)
+        case table_spec.OptEmbedTable():
+            return OptEmbedScheme(table, spec=spec, seed=seed)
+        case table_spec.PrunedTable():
+            return PrunedScheme(table)
         case _:
             assert_never(spec)
 
 
 def staged_schemes() -> dict[type[StagedTable], type[StagedScheme]]:
     """Schemes of tables that are trained in stages, by what the feature file names."""
-    return {table_spec.PepTable: PepScheme, table_spec.AutoSrhTable: AutoSrhScheme}
+    return {
+        table_spec.OptEmbedTable: OptEmbedScheme,
+        table_spec.PepTable: PepScheme,
+        table_spec.AutoSrhTable: AutoSrhScheme,
+    }

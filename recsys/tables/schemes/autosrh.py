@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,6 @@ class AutoSrhScheme(FullScheme, StagedScheme):
     """
 
     storage: ClassVar[str] = "masked"
-    takes: ClassVar[Literal["best", "last"]] = "last"
     combines_linearly: ClassVar[bool] = False
 
     def __init__(self, table: LogicalTable, *, spec: AutoSrhTable, seed: int) -> None:

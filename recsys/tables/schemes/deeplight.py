@@ -67,6 +67,7 @@ class DeepLightScheme(FullScheme):
         if self.num_kept < 1:
             raise too_few_bytes(table, least=self.form.num_bytes(1))
         self.damping_steps = spec.damping_steps
+        self._pruned_share = 0.0
         self.register_buffer("device_of", torch.zeros(0), persistent=False)
 
     def row_meaning(self) -> dict[str, Any]:
@@ -110,7 +111,16 @@ class DeepLightScheme(FullScheme):
             device=self.device_of.device,
             num_numbers=self.num_numbers,
         )
-        return lambda num_steps: magnitudes.zero_smallest(self.num_pruned(num_steps))
+
+        def prune(num_steps: int) -> None:
+            magnitudes.zero_smallest(self.num_pruned(num_steps))
+            self._pruned_share = self.num_pruned(num_steps) / self.num_numbers
+
+        return prune
+
+    def gauges(self) -> dict[str, Tensor]:
+        """The share of numbers that has been pruned."""
+        return {"pruned": torch.tensor(self._pruned_share)}
 
     def packed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The numbers that are not zero, and where they are.

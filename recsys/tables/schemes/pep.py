@@ -52,7 +52,8 @@ class PepScheme(FullScheme, StagedScheme):
     def __init__(self, table: LogicalTable, *, spec: PepTable, seed: int) -> None:
         super().__init__(table)
         self.seed, self.decay = seed, spec.decay
-        self.num_kept = num_kept(table, self.physical_tables[0])
+        [physical] = self.physical_tables
+        self.num_kept = num_kept(table, physical)
         self.places = {name: place for place, name in enumerate(self.own)}
         shape = {
             "table": (1, 1),
@@ -61,7 +62,7 @@ class PepScheme(FullScheme, StagedScheme):
             "feature_and_dimension": (len(self.own), table.dim),
         }[spec.per]
         self.logits_FD = nn.Parameter(torch.full(shape, spec.start))
-        self._is_finished = False
+        self._num_left = physical.num_rows * physical.dim
 
     def row_meaning(self) -> dict[str, Any]:
         """The first row of each feature."""
@@ -87,14 +88,18 @@ class PepScheme(FullScheme, StagedScheme):
         @torch.no_grad()
         def look(step: int) -> None:
             if (step + 1) % EVERY_STEPS == 0:
-                self._is_finished = self._num_left(parts) <= self.num_kept
+                self._num_left = self._count_left(parts)
 
         return look
 
     @property
     def is_finished(self) -> bool:
         """Whether what is left meets the budget."""
-        return self._is_finished
+        return self._num_left <= self.num_kept
+
+    def gauges(self) -> dict[str, Tensor]:
+        """Numbers that thresholds leave, for one that the budget stores."""
+        return {"left": torch.tensor(self._num_left / self.num_kept)}
 
     @torch.no_grad()
     def plan(self, weights: Mapping[str, Tensor]) -> TablePlan:
@@ -108,8 +113,8 @@ class PepScheme(FullScheme, StagedScheme):
         num_left = int(is_kept_VD.sum())
         if num_left > self.num_kept:
             _log.warning(
-                "tables.%s: thresholds leave %d numbers, where the budget stores %d: the largest are "
-                "kept; for thresholds to do it, train longer, or raise decay or start",
+                "tables.%s: thresholds leave %d numbers, where the budget stores %d: the largest "
+                "are kept; for thresholds to do it, train longer, or raise decay or start",
                 self.table.name,
                 num_left,
                 self.num_kept,
@@ -132,7 +137,7 @@ class PepScheme(FullScheme, StagedScheme):
             threshold = self._threshold(name)
             yield part.values[first:last], threshold[columns] if len(threshold) > 1 else threshold
 
-    def _num_left(self, parts: Sequence[Part]) -> int:
+    def _count_left(self, parts: Sequence[Part]) -> int:
         """Numbers of the whole table above their thresholds."""
         blocks = [found for part in parts for found in self._blocks(part)]
         left = sum(
