@@ -120,7 +120,7 @@ class DeepLightScheme(FullScheme):
 
     def gauges(self) -> dict[str, Tensor]:
         """The share of numbers that has been pruned."""
-        return {"pruned": torch.tensor(self._pruned_share)}
+        return {"pruned": torch.tensor(self._pruned_share, device=self.device_of.device)}
 
     def packed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The numbers that are not zero, and where they are.

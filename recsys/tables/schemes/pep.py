@@ -99,7 +99,7 @@ class PepScheme(FullScheme, StagedScheme):
 
     def gauges(self) -> dict[str, Tensor]:
         """Numbers that thresholds leave, for one that the budget stores."""
-        return {"left": torch.tensor(self._num_left / self.num_kept)}
+        return {"left": torch.tensor(self._num_left / self.num_kept, device=self.logits_FD.device)}
 
     @torch.no_grad()
     def plan(self, weights: Mapping[str, Tensor]) -> TablePlan:
