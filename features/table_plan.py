@@ -72,7 +72,7 @@ def write_plan(plan: TablePlan, path: Path) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
-    save_file({n: np.ascontiguousarray(a) for n, a in named.items()}, unfinished, metadata)
+    save_file({n: np.asarray(a, order="C") for n, a in named.items()}, unfinished, metadata)
     unfinished.replace(path)
 
 

@@ -10,7 +10,7 @@ from features.table_plan import TablePlan, read_plan, write_plan
 
 
 def plan(**changes):
-    kept = {"a": np.array([0, 3, 4]), "b": np.zeros((2, 0), np.int32)}
+    kept = {"a": np.array([0, 3, 4]), "b": np.zeros((2, 0), np.int32), "c": np.array(7)}
     first = {"table@a": np.array([[0.5, -1.0]], np.float32)}
     return TablePlan(
         **{"scheme": "pruned", "kept": kept, "first_values": first, "ids": "f"} | changes

@@ -15,9 +15,11 @@ from features.table_spec import (
     MaskedTable,
     MixedDimTable,
     MultihashTable,
+    OptEmbedTable,
     PepTable,
     PlannedTable,
     PQTable,
+    PrunedTable,
     QRTable,
     QuantizedTable,
     RobeTable,
@@ -27,6 +29,7 @@ from features.table_spec import (
 from recsys.tables.initial import initial_rows
 from recsys.tables.logical import LogicalTable, Reader
 from recsys.tables.schemes import build_scheme
+from recsys.tables.schemes.optembed import OptEmbedScheme
 from recsys.types import Batch
 
 # Every scheme a feature file may name, with sizes that leave room for collisions.
@@ -50,6 +53,8 @@ SPECS = {
     "quantized to 16": QuantizedTable(scheme="quantized", bits=16, step="fixed"),
     "deeplight": DeepLightTable(scheme="deeplight", rows=40, damping_steps=0.005),
     "masked": MaskedTable(scheme="masked", plan="table.plan.safetensors"),
+    "optembed": OptEmbedTable(scheme="optembed", threshold_lr=0.1, alpha=0.01),
+    "pruned": PrunedTable(scheme="pruned", plan="pruned.plan"),
 }
 # Schemes of a first training.
 WARM_UPS = {
@@ -58,15 +63,21 @@ WARM_UPS = {
     "autosrh": AutoSrhTable(scheme="autosrh", rows=15),
 }
 # What each planned table is cut down from, in its first training.
-STAGED = {"masked": WARM_UPS["pep"]}
+STAGED = {"masked": WARM_UPS["pep"], "pruned": OptEmbedTable(scheme="optembed")}
 
 
-def with_plan(table):
-    """The table, with a plan that its first training would have made after no step at all."""
+def with_plan(table, *, cut=False):
+    """The table, with a plan that its first training would have made after no step at all.
+
+    Such a plan keeps everything; `cut`: about half the rows, of half the width.
+    """
     if not isinstance(table.spec, PlannedTable):
         return table
     scheme = build_scheme(replace(table, spec=STAGED[table.spec.scheme]))
     weights = {t.name: initial_rows(t, seed=0) for t in scheme.physical_tables}
+    if cut and isinstance(scheme, OptEmbedScheme):
+        scheme.choose(dict.fromkeys(scheme.chosen, 4), weights, 0)
+        torch.nn.init.constant_(scheme.thresholds_F, 0.2)
     return replace(table, plan=scheme.plan(weights))
 
 
@@ -93,6 +104,7 @@ SHARDED = {
     "tt": TTTable(scheme="tt", rows=40),
     "mixed": MixedDimTable(scheme="mixed_dim", rows=120),
     "fixed": QuantizedTable(scheme="quantized", step="fixed"),
+    "pruned": PrunedTable(scheme="pruned", plan="pruned.plan"),
 }
 # Those that are replicated whatever their size.
 REPLICATED = {
@@ -139,14 +151,17 @@ def example_tables():
             (reader("history.genre", 9, pooling="none", many=True, of_events="mean"),),
         ),
         *[
-            LogicalTable(
-                name,
-                8,
-                spec,
-                (
-                    reader(f"{name}_one", 10 + 2 * number),
-                    reader(f"{name}_many", 11 + 2 * number, pooling="sum", many=True),
+            with_plan(
+                LogicalTable(
+                    name,
+                    8,
+                    spec,
+                    (
+                        reader(f"{name}_one", 10 + 2 * number),
+                        reader(f"{name}_many", 11 + 2 * number, pooling="sum", many=True),
+                    ),
                 ),
+                cut=True,
             )
             for number, (name, spec) in enumerate((SHARDED | REPLICATED).items())
         ],

@@ -17,6 +17,7 @@ from features.table_spec import (
     MixedDimTable,
     MultihashTable,
     MultiplexedTable,
+    OptEmbedTable,
     QRTable,
     RobeTable,
     SizedTable,
@@ -39,6 +40,7 @@ def table(spec, *readers, dim=4):
 
 def vectors_of(scheme, ids, *, seed=0):
     """What ids read at the start, by reader."""
+    scheme.eval()
     weights = {t.name: initial_rows(t, seed=seed) for t in scheme.physical_tables}
     rows = scheme.remap(ids)
     looked_up = {x.name: weights[x.table][rows[x.name]] for x in scheme.lookups}
@@ -131,7 +133,11 @@ def test_vectors_start_with_one_variance_whatever_the_scheme(name):
         assert abs(vectors_LD.mean().item()) < 0.01
 
 
-@pytest.mark.parametrize("name", ALL)
+# The others estimate the gradients of what they keep and drop.
+WITH_GRADIENTS = [name for name, spec in ALL.items() if not isinstance(spec, OptEmbedTable)]
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
 def test_gradients_of_all_that_is_trained_are_those_of_differences(name):
     readers = (reader("a", 0, num_ids=12), reader("b", 1, num_ids=8))
     scheme = build_scheme(table(ALL[name], *readers)).double()
