@@ -28,7 +28,15 @@ from features.spec import (
 )
 from features.split_spec import ColumnSplit, LeaveOneOutSplit, RandomSplit, TemporalSplit
 from features.sql import parse_sql
-from features.table_spec import FullTable, QuantizedTable, SizedTable, Table, UnifiedTable
+from features.table_spec import (
+    FullTable,
+    PlannedTable,
+    QuantizedTable,
+    SizedTable,
+    StagedTable,
+    Table,
+    UnifiedTable,
+)
 from features.times import utc_naive
 
 YamlPath = tuple[str | int, ...]
@@ -213,7 +221,7 @@ def _categorical(path: YamlPath, feature: Categorical, draft: Draft) -> Iterator
     if feature.split == "":
         yield (*path, "split"), "must be one character or more, got ''"
     table = draft.tables.get(feature.table or "")
-    has_rows_of_its_own = isinstance(table, FullTable | QuantizedTable)
+    has_rows_of_its_own = isinstance(table, FullTable | QuantizedTable | StagedTable | PlannedTable)
     is_full = has_rows_of_its_own or (feature.table is None and feature.like is None)
     if isinstance(feature.encoding, HashEncoding) and feature.encoding.size is None and is_full:
         yield (

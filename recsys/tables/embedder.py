@@ -138,6 +138,11 @@ class Embedder(nn.Module):
         """What decides which rows an id reaches, as JSON, by logical table."""
         return {scheme.table.name: scheme.row_meaning() for scheme in self._schemes}
 
+    @property
+    def index_bytes(self) -> int:
+        """Size of what says which ids are kept, of all tables, in a file."""
+        return sum(scheme.index_bytes for scheme in self._schemes)
+
     def penalty(self) -> Tensor | None:
         """What all schemes add to the loss of a training step; None: nothing."""
         penalties = [p for scheme in self._schemes if (p := scheme.penalty()) is not None]

@@ -136,6 +136,7 @@ class Results(Callback):
             "seed": task.seed,
             "monitor": task.monitor.partition("/")[2],
             "table_bytes": task.embedder.num_bytes,
+            "table_index_bytes": task.embedder.index_bytes,
             **part,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +146,15 @@ class Results(Callback):
 
     def _read(self) -> dict[str, Any]:
         return json.loads(self._file.read_text()) if self._file.is_file() else {}
+
+
+class Patience(EarlyStopping):
+    """Early stopping; a run that it had stopped, resumed, takes no further step."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at once where patience is at an end."""
+        if 0 < self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 def _values(trainer: Trainer, prefix: str) -> dict[str, float | None]:
@@ -176,7 +186,7 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
         callbacks.append(StopWhenFinished())
     if run.patience is not None:
         callbacks.append(
-            EarlyStopping(
+            Patience(
                 monitor=task.monitor,
                 mode="max",
                 patience=run.patience,
