@@ -29,13 +29,12 @@ from features.spec import (
 from features.split_spec import ColumnSplit, LeaveOneOutSplit, RandomSplit, TemporalSplit
 from features.sql import parse_sql
 from features.table_spec import (
-    AutoSrhTable,
     DeepLightTable,
     FullTable,
-    MaskedTable,
-    PepTable,
+    PlannedTable,
     QuantizedTable,
     SizedTable,
+    StagedTable,
     Table,
     UnifiedTable,
 )
@@ -44,7 +43,6 @@ from features.times import utc_naive
 YamlPath = tuple[str | int, ...]
 Finding = tuple[YamlPath, str]
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_WITH_OWN_ROWS = FullTable | QuantizedTable | DeepLightTable | PepTable | AutoSrhTable | MaskedTable
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,8 @@ def _categorical(path: YamlPath, feature: Categorical, draft: Draft) -> Iterator
     if feature.split == "":
         yield (*path, "split"), "must be one character or more, got ''"
     table = draft.tables.get(feature.table or "")
-    has_rows_of_its_own = isinstance(table, _WITH_OWN_ROWS)
+    own_rows = FullTable | QuantizedTable | DeepLightTable | StagedTable | PlannedTable
+    has_rows_of_its_own = isinstance(table, own_rows)
     is_full = has_rows_of_its_own or (feature.table is None and feature.like is None)
     if isinstance(feature.encoding, HashEncoding) and feature.encoding.size is None and is_full:
         yield (

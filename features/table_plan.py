@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
+_METADATA = "plan"
 _KEPT, _FIRST = "kept.", "first."
 
 
@@ -64,12 +65,9 @@ def write_plan(plan: TablePlan, path: Path) -> None:
 
     named = {_KEPT + name: array for name, array in plan.kept.items()}
     named |= {_FIRST + name: array for name, array in plan.first_values.items()}
-    metadata = {
-        "format": str(FORMAT),
-        "scheme": plan.scheme,
-        "ids": plan.ids,
-        "digest": plan.digest,
-    }
+    described = {"scheme": plan.scheme, "ids": plan.ids, "digest": plan.digest, "format": FORMAT}
+    # One entry: those of safetensors are written in any order.
+    metadata = {_METADATA: json.dumps(described)}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     save_file({n: np.asarray(a, order="C") for n, a in named.items()}, unfinished, metadata)
@@ -89,11 +87,11 @@ def read_plan(path: Path) -> TablePlan:
         raise FeatureConfigError(f"{path}: is no file, and a table reads its plan there; {mend}")
     try:
         with safe_open(path, framework="numpy") as opened:
-            metadata = opened.metadata() or {}
+            metadata = json.loads((opened.metadata() or {}).get(_METADATA, "{}"))
             found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise FeatureConfigError(f"{path}: is no plan of a table, got {error}; {mend}") from None
-    if metadata.get("format") != str(FORMAT):
+    if metadata.get("format") != FORMAT:
         raise FeatureConfigError(
             f"{path}: plan of an unknown format, got {metadata.get('format')}; allowed {FORMAT}; "
             f"{mend}"

@@ -142,6 +142,11 @@ class Embedder(nn.Module):
         """Steps after which logical tables are what the feature file asks for, if not at once."""
         return {s.table.name: s.settled_after for s in self._schemes if s.settled_after}
 
+    @property
+    def index_bytes(self) -> int:
+        """Size of what says which ids are kept, of all tables, in a file."""
+        return sum(scheme.index_bytes for scheme in self._schemes)
+
     def penalty(self) -> Tensor | None:
         """What all schemes add to the loss of a training step; None: nothing."""
         penalties = [p for scheme in self._schemes if (p := scheme.penalty()) is not None]

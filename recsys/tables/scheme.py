@@ -196,6 +196,11 @@ class Scheme(nn.Module, ABC):
         own = sum(parameter.numel() for parameter in self.parameters())
         return sum(table.num_bytes for table in self.physical_tables) + own * BYTES_PER_NUMBER
 
+    @property
+    def index_bytes(self) -> int:
+        """Size, in a file, of what says which ids are kept; training does not change it."""
+        return 0
+
 
 def only(lookups: tuple[Lookup, ...], vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Combine for schemes with a single lookup per reader: the vector itself."""

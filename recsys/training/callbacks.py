@@ -92,7 +92,15 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class Patience(EarlyStopping):
-    """Stops after validations without a better result, of those that count."""
+    """Stops after validations without a better result, of those that count.
+
+    A run that it had stopped, resumed, takes no further step.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at once where patience is at an end."""
+        if 0 < self.wait_count >= self.patience:
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count."""
@@ -161,6 +169,7 @@ class Results(Callback):
             "seed": task.seed,
             "monitor": task.monitor.partition("/")[2],
             "table_bytes": task.embedder.num_bytes,
+            "table_index_bytes": task.embedder.index_bytes,
             **part,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -64,6 +64,14 @@ class StopWhenFinished(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        self._stop_if_finished(trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A training that had finished when it was ended takes no further step."""
+        self._stop_if_finished(trainer, pl_module)
+
+    def _stop_if_finished(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Task)
         schemes = pl_module.embedder.schemes.values()
         staged = [scheme for scheme in schemes if isinstance(scheme, StagedScheme)]
