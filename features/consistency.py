@@ -31,13 +31,14 @@ from features.split_spec import ColumnSplit, LeaveOneOutSplit, RandomSplit, Temp
 from features.sql import parse_sql
 from features.table_spec import (
     CCETable,
-    DedupTable,
+    DeepLightTable,
     DPQTable,
     FullTable,
-    MergedTable,
     MGQETable,
+    PlannedTable,
     QuantizedTable,
     SizedTable,
+    StagedTable,
     Table,
     UnifiedTable,
 )
@@ -46,7 +47,14 @@ from features.times import utc_naive
 YamlPath = tuple[str | int, ...]
 Finding = tuple[YamlPath, str]
 _KNOW_EVERY_ID = (
-    FullTable | QuantizedTable | CCETable | DPQTable | MGQETable | DedupTable | MergedTable
+    FullTable
+    | QuantizedTable
+    | CCETable
+    | DPQTable
+    | MGQETable
+    | DeepLightTable
+    | StagedTable
+    | PlannedTable
 )
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from features.sizes import format_bytes
-
 
 def outcome_lines(warm_up: Path, retrain: Path) -> list[str]:
     """A table in Markdown: bytes, epochs and metrics of the first training and of the last.
@@ -19,13 +17,15 @@ def outcome_lines(warm_up: Path, retrain: Path) -> list[str]:
     runs = {"warm-up": _report(warm_up), "retrained": _report(retrain)}
     metric = runs["retrained"]["monitor"]
     lines = [
-        f"| tables | bytes | epoch | val {metric} | test {metric} |",
-        "|---|---:|---:|---:|---:|",
+        f"| tables | bytes | index bytes | epoch | val {metric} | test {metric} |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name, report in runs.items():
         values = [_shown(report.get(s, {}).get(f"{s}/{metric}")) for s in ("val", "test")]
-        size = format_bytes(report["table_bytes"])
-        lines.append(f"| {name} | {size} | {report['epoch']} | {values[0]} | {values[1]} |")
+        size, index = (f"{report[key]:,}" for key in ("table_bytes", "table_index_bytes"))
+        lines.append(
+            f"| {name} | {size} | {index} | {report['epoch']} | {values[0]} | {values[1]} |"
+        )
     before, after = (report["table_bytes"] for report in runs.values())
     return [*lines, f"{1 - after / before:.1%} of the bytes of all tables are gone", str(retrain)]
 

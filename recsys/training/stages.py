@@ -46,6 +46,12 @@ def check_stages(
         )
 
 
+def needs_its_end(task: Task) -> bool:
+    """Whether a warm-up must go on however its validations turn out: its end is what counts."""
+    schemes = task.embedder.schemes.values()
+    return any(isinstance(scheme, StagedScheme) and scheme.takes == "last" for scheme in schemes)
+
+
 class StopWhenFinished(Callback):
     """Ends a warm-up as soon as the tables trained in stages have what they need."""
 
@@ -58,6 +64,14 @@ class StopWhenFinished(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        self._stop_if_finished(trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A training that had finished when it was ended takes no further step."""
+        self._stop_if_finished(trainer, pl_module)
+
+    def _stop_if_finished(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Task)
         schemes = pl_module.embedder.schemes.values()
         staged = [scheme for scheme in schemes if isinstance(scheme, StagedScheme)]

@@ -18,13 +18,15 @@ from safetensors.torch import load_file
 from tables.conftest import SPECS
 
 from features import columns
-from features.load import load_feature_set
+from features.errors import RunConfigError
+from features.load import load_feature_set, parse_feature_set
 from features.table_spec import PlannedTable, StagedTable
 from recsys.bundle import TABLES
 from recsys.checkpoint import MODEL, read_manifest, read_tensors
 from recsys.data.module import RecsysData
 from recsys.search.stages import Stages
 from recsys.trained import load_task
+from recsys.training.stages import check_stages
 
 ROOT = Path(__file__).parents[2]
 STAGED = {name: spec for name, spec in SPECS.items() if isinstance(spec, StagedTable)}
@@ -156,6 +158,26 @@ def test_two_searches_do_not_share_a_folder(tmp_path, capsys):
     with Stages(file, tmp_path / "out").alone():
         assert recsys_command("search", "-c", file, "--out", tmp_path / "out") == 2
     assert "another search, or the training of one that was ended" in capsys.readouterr().err
+
+
+def test_widths_of_sequence_tasks_are_not_searched(tmp_path):
+    spec = SPECS["optembed"].model_dump_json(exclude_none=True)
+    feature_set = parse_feature_set(FEATURES.replace("SPEC", spec), name="f.yaml")
+    check_stages(feature_set, warm_up=True, reads="ranking")
+    with pytest.raises(RunConfigError, match=r"tables.shared: widths are searched by the AUC"):
+        check_stages(feature_set, warm_up=True, reads="sequence")
+
+
+def test_a_training_that_its_patience_had_ended_takes_no_further_step(tmp_path):
+    """As where it was killed after its last checkpoint."""
+    file = inputs(tmp_path, SPECS["full"])
+    more = ("--trainer.max_epochs", 30, "--run.patience", 1, "--run.test", "false")
+    assert train_command("fit", "-c", file, *more) == 0
+    last = tmp_path / "runs" / "experiment" / "checkpoints" / "last.ckpt"
+    step = read_manifest(last).step
+    assert step < 30 * 5
+    assert train_command("fit", "-c", file, *more, "--ckpt_path", "last") == 0
+    assert read_manifest(last).step == step
 
 
 # --------------------------------------------------------------------------------------- kills

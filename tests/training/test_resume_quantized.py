@@ -1,4 +1,7 @@
-"""Runs of quantised tables: saved on the grid, and resumed to the last bit."""
+"""Runs of tables that are changed after each step, resumed to the last bit.
+
+Quantised ones are saved on the grid; thresholds of others are moved.
+"""
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ TABLES = """
 tables:
   own: {scheme: quantized}
   one: {scheme: quantized, bits: 16, step: fixed}
+  rows: {scheme: optembed, threshold_lr: 0.1, alpha: 0.01}
 features:"""
 CATEGORICAL = "_id, kind: categorical"
 QUANTIZED = RANKING.replace("\nfeatures:", TABLES)
@@ -31,6 +35,11 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(world_size, sizes, 
             assert torch.equal(resumed[name], tensor), name
         for tensors in (whole, stopped):
             assert_on_grid(tensors)
+        before, after = (
+            found["model.embedder.schemes.rows.thresholds_F"] for found in (stopped, whole)
+        )
+        assert (after != before).all()
+        assert (before != 0).all()
 
 
 def assert_on_grid(tensors):

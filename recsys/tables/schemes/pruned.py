@@ -69,7 +69,7 @@ class PrunedScheme(Scheme):
 
     @property
     def index_bytes(self) -> int:
-        """Size, in a file, of what says which ids have rows: a bit for each id."""
+        """A bit for each id."""
         return sum(-(-block.size // 8) for block in self._ids.values())
 
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
