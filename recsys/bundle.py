@@ -4,6 +4,7 @@ manifest.json          task, labels, fingerprints, versions, a hash of every fil
 schema/                the fitted feature schema
 tables.safetensors     rows of all tables and parameters of their schemes
 model.pt2              everything after the tables, as a torch.export program
+search.pt2             of rankers that search histories: what finds the events that model.pt2 reads
 card.md                the same for people
 """
 
@@ -22,11 +23,12 @@ from features.storage import load_schema
 
 FORMAT = 1
 _MEND = "export again"
-MANIFEST, SCHEMA, TABLES, MODEL, CARD = (
+MANIFEST, SCHEMA, TABLES, MODEL, SEARCH, CARD = (
     "manifest.json",
     "schema",
     "tables.safetensors",
     "model.pt2",
+    "search.pt2",
     "card.md",
 )
 

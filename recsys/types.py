@@ -114,11 +114,14 @@ class Embedded:
         fields: One vector per example, keyed by feature, in the order of the feature file.
         sequences: Keyed by `sequence.of`.
         dense_BN: Dense and vector features.
+        ages: How many events ago each event was, packed, by name of the sequence, where some events
+            of a history have been left out.
     """
 
     fields: Mapping[str, Tensor]
     sequences: Mapping[str, Jagged]
     dense_BN: Tensor
+    ages: Mapping[str, Tensor] = field(default_factory=dict)
 
     def concatenated_BC(self) -> Tensor:
         """All fields, then the dense features, side by side."""

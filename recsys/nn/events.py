@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+import fbgemm_gpu  # noqa: F401  registers `jagged_dense_bmm`
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,11 +23,13 @@ class Events:
         token_BK: Packed event; where there is none, any.
         is_event_BK: Whether there is one.
         age_BK: 1 for the event before the target, 2 for the one before that. None: place + 1.
+        lengths_B: Of each history, where these are all events.
     """
 
     token_BK: Tensor
     is_event_BK: Tensor
     age_BK: Tensor | None = None
+    lengths_B: Tensor | None = None
 
     @classmethod
     def all_of(cls, lengths_B: Tensor, *, max_length: int, age_L: Tensor | None = None) -> Self:
@@ -36,13 +40,13 @@ class Events:
             max_length: Of the longest that there may be; an exported program has so many places.
             age_L: Of each event. None: no event is missing between it and the target.
         """
-        exporting = torch.compiler.is_exporting()
-        longest = max_length if exporting else int(lengths_B.max()) if len(lengths_B) else 0
+        longest = max_length if _is_exporting() else int(lengths_B.max()) if len(lengths_B) else 0
         place_W = torch.arange(max(longest, 1), device=lengths_B.device)
         is_event_BW = place_W < lengths_B.unsqueeze(1)
         last_B1 = lengths_B.cumsum(0).unsqueeze(1) - 1
         token_BW = (last_B1 - place_W) * is_event_BW
-        return cls(token_BW, is_event_BW, None if age_L is None else _taken(age_L, token_BW))
+        age_BW = None if age_L is None else _taken(age_L, token_BW)
+        return cls(token_BW, is_event_BW, age_BW, lengths_B)
 
     def take(self, packed_LD: Tensor) -> Tensor:
         """What belongs to the events, (B, K, D).
@@ -51,6 +55,24 @@ class Events:
             packed_LD: Of all events.
         """
         return _taken(packed_LD, self.token_BK)
+
+    def dot(self, packed_LD: Tensor, vectors_BD: Tensor) -> Tensor:
+        """Dot products of events with a vector of each example, (B, K).
+
+        Args:
+            packed_LD: Of all events.
+            vectors_BD: Of the examples.
+        """
+        is_packed = self.lengths_B is not None and packed_LD.device.type == "cpu"
+        if not is_packed or packed_LD.dtype != torch.float32 or _is_exporting():
+            return (vectors_BD.unsqueeze(1) @ self.take(packed_LD).transpose(1, 2)).squeeze(1)
+        # A fourth of the time of the above: nothing is gathered but the products.
+        assert self.lengths_B is not None
+        offsets = F.pad(self.lengths_B.cumsum(0), (1, 0))
+        products_L1, _ = torch.ops.fbgemm.jagged_dense_bmm(
+            packed_LD, offsets, vectors_BD.unsqueeze(2), self.token_BK.shape[1]
+        )
+        return _taken(products_L1.squeeze(1), self.token_BK)
 
     def best(self, scores_BW: Tensor, *, k: int) -> tuple[Events, Tensor]:
         """The K events of highest score, best first; and their places (B, K) among these.
@@ -95,8 +117,13 @@ def softmax(scores_BK: Tensor, is_event_BK: Tensor) -> Tensor:
     return shares_BK * is_event_BK
 
 
+def _is_exporting() -> bool:
+    """Whether shapes must not depend on data, and operators must be torch's own."""
+    return torch.compiler.is_exporting()
+
+
 def _taken(packed: Tensor, token_BK: Tensor) -> Tensor:
     """Rows of packed events, by `index_select`, whose gradient is the faster one."""
-    if not torch.compiler.is_exporting() and len(packed) == 0:
+    if not _is_exporting() and len(packed) == 0:
         packed = packed.new_zeros(1, *packed.shape[1:])
     return packed.index_select(0, token_BK.flatten()).view(*token_BK.shape, *packed.shape[1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,9 +69,15 @@ class Embedder(nn.Module):
         _check_widths(self.sharded_tables())
         _check_sharding(config, self.sharded_tables())
 
-    def forward(self, batch: Batch) -> Embedded:
-        """Look up everything a batch holds; readers it has nothing for are left out."""
-        present = dict(_unpack([batch.ids, batch.sequences], self.readers))
+    def forward(self, batch: Batch, *, keys: Collection[str] | None = None) -> Embedded:
+        """Look up everything a batch holds; readers it has nothing for are left out.
+
+        Args:
+            batch: Ids.
+            keys: Readers to look up, at least one. None: all.
+        """
+        readers = {k: r for k, r in self.readers.items() if keys is None or k in keys}
+        present = dict(_unpack([batch.ids, batch.sequences], readers))
         vectors = self._look_up(self._filled(present, num_examples=len(batch)))
         fields, sequences = {}, {}
         for key, reader in self.readers.items():

@@ -1,0 +1,72 @@
+"""Ranking without what search does not keep: its rows are never looked up.
+
+First what attention reads of the histories is looked up, part by part, and searched. Then the batch
+is cut to the events that were kept, and embedded as if its histories were that short.
+
+Source: Pi et al., SIM (2020), https://arxiv.org/abs/2006.05639; Feng et al., DARE (2025),
+https://arxiv.org/abs/2410.02604, section 4.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+
+from recsys.nn.cutting import KeptEvents, num_events, to_examples, to_kept_events
+from recsys.nn.events import Events
+from recsys.nn.history_columns import HistoryColumns
+from recsys.tables.embedder import Embedder
+from recsys.types import Batch, Embedded
+
+PART_EVENTS = 1 << 17
+"""Events in a part of the first stage, where every history is as long as the longest; 32 MiB at
+width 64. An example is never split."""
+
+
+@torch.no_grad()
+def embed_kept(
+    embedder: Embedder,
+    batch: Batch,
+    *,
+    columns: HistoryColumns,
+    search: Callable[[Embedded], Events],
+    part_events: int = PART_EVENTS,
+) -> Embedded:
+    """A batch embedded with the events that search keeps of its histories, and their ages.
+
+    Args:
+        embedder: Tables. Where they are sharded over processes there is but one part, since every
+            process must look up as often as the others.
+        batch: Whole.
+        columns: What the ranker reads.
+        search: Finds the events, from what attention reads.
+        part_events: Most events of a part, where every history is as long as the longest.
+    """
+    keys = [*columns.targets("attention"), *columns.events("attention")]
+    lengths = num_events(batch, columns.columns[0]).tolist()
+    kept, first_events = [], []
+    for examples in _parts(lengths, part_events) if _is_whole(embedder) else [range(len(batch))]:
+        index_P = torch.arange(examples.start, examples.stop, device=batch.weights_B.device)
+        part = batch if len(examples) == len(batch) else to_examples(batch, index_P)
+        kept.append(KeptEvents.of(search(embedder(part, keys=keys))))
+        first_events.append(sum(lengths[: examples.start]))
+    found = KeptEvents.joined(kept, first_events=first_events)
+    cut = to_kept_events(batch, found, columns=columns.columns)
+    return replace(embedder(cut), ages={columns.sequence: found.age_L})
+
+
+def _parts(lengths: list[int], part_events: int) -> Iterator[range]:
+    """Ranges of examples."""
+    longest = max([1, *lengths])
+    size = max(1, part_events // longest)
+    for first in range(0, len(lengths), size):
+        yield range(first, min(first + size, len(lengths)))
+
+
+def _is_whole(embedder: Embedder) -> bool:
+    """Whether this process can look up by itself."""
+    is_distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return not (is_distributed and embedder.sharded_tables())
