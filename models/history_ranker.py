@@ -141,7 +141,9 @@ class HistoryRanker(SearchingRanker):
     def packed(self, embedded: Embedded, role: Role) -> Tensor:
         """All events in a role, (L, D), ages left out."""
         vectors = [embedded.sequences[key].values_LD for key in self.columns.events(role)]
-        return self._projected(torch.cat(vectors, dim=1), f"events_{role}")
+        # torch.cat copies even what stands alone.
+        packed_LD = vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
+        return self._projected(packed_LD, f"events_{role}")
 
     # ------------------------------------------------------------------------------ inside
     def _history(self, embedded: Embedded) -> _History:

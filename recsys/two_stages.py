@@ -21,28 +21,56 @@ from recsys.nn.history_columns import HistoryColumns
 from recsys.tables.embedder import Embedder
 from recsys.types import Batch, Embedded
 
-PART_EVENTS = 1 << 17
-"""Events in a part of the first stage, where every history is as long as the longest; 32 MiB at
-width 64. An example is never split."""
+PART_EVENTS = 1 << 16
+"""Events in a part of the first stage, where every history is as long as the longest: 16 MiB at
+width 64, which the allocator keeps from part to part. An example is never split."""
 
 
-@torch.no_grad()
+Search = Callable[[Embedded], Events]
+"""Finds the events that are kept, from what attention reads."""
+
+
 def embed_kept(
     embedder: Embedder,
     batch: Batch,
     *,
     columns: HistoryColumns,
-    search: Callable[[Embedded], Events],
+    search: Search,
     part_events: int = PART_EVENTS,
 ) -> Embedded:
     """A batch embedded with the events that search keeps of its histories, and their ages.
+
+    Args:
+        embedder: Tables.
+        batch: Whole.
+        columns: What the ranker reads.
+        search: Finds the events.
+        part_events: See `search_histories`.
+    """
+    found = search_histories(
+        embedder, batch, columns=columns, search=search, part_events=part_events
+    )
+    cut = to_kept_events(batch, found, columns=columns.columns)
+    return replace(embedder(cut), ages={columns.sequence: found.age_L})
+
+
+@torch.no_grad()
+def search_histories(
+    embedder: Embedder,
+    batch: Batch,
+    *,
+    columns: HistoryColumns,
+    search: Search,
+    part_events: int = PART_EVENTS,
+) -> KeptEvents:
+    """The events that search keeps of a batch's histories; only what attention reads is looked up.
 
     Args:
         embedder: Tables. Where they are sharded over processes there is but one part, since every
             process must look up as often as the others.
         batch: Whole.
         columns: What the ranker reads.
-        search: Finds the events, from what attention reads.
+        search: Finds the events.
         part_events: Most events of a part, where every history is as long as the longest.
     """
     keys = [*columns.targets("attention"), *columns.events("attention")]
@@ -53,9 +81,7 @@ def embed_kept(
         part = batch if len(examples) == len(batch) else to_examples(batch, index_P)
         kept.append(KeptEvents.of(search(embedder(part, keys=keys))))
         first_events.append(sum(lengths[: examples.start]))
-    found = KeptEvents.joined(kept, first_events=first_events)
-    cut = to_kept_events(batch, found, columns=columns.columns)
-    return replace(embedder(cut), ages={columns.sequence: found.age_L})
+    return KeptEvents.joined(kept, first_events=first_events)
 
 
 def _parts(lengths: list[int], part_events: int) -> Iterator[range]:

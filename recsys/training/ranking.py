@@ -85,8 +85,9 @@ class RankingTask(Task):
     def searching(self) -> SearchingRanker | None:
         """The ranker, if it keeps but some events of a history."""
         ranker = self.ranker
-        keeps_some = isinstance(ranker, SearchingRanker) and ranker.max_kept is not None
-        return ranker if keeps_some else None
+        if isinstance(ranker, SearchingRanker) and ranker.max_kept is not None:
+            return ranker
+        return None
 
     def forward(self, batch: Batch) -> Tensor:
         """Give logits_BT; outside of training, what a search does not keep is not looked up."""
