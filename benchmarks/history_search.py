@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/history_search.py [--widths 128 64 32 16]
 
-DARE of one column: a million items, vectors of representation of width 128, random histories. Search
+DARE of one column: a million items, representation of width 128, random histories. Search
 looks up what attention reads, scores, and keeps 20 events of each history; two stages then embed
 these events and rank. One stage embeds the whole histories, as training does. Memory is what a
 call needs beyond tables and batch. Ends with exit code 1 where search at a fourth of the largest

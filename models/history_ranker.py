@@ -133,6 +133,17 @@ class HistoryRanker(SearchingRanker):
         """Events of a history that search keeps, at most; None: all."""
         return None if self.search is None else self.top_k
 
+    @torch.no_grad()
+    def age_scores_A(self) -> Tensor | None:
+        """What age adds to scores of search; None where they are no scaled dot products."""
+        is_dot = isinstance(self.search, HighestScores) and isinstance(self.attention, ScaledDot)
+        if not is_dot or self.projections:
+            return None
+        ages_AD = self._ages("attention")
+        if ages_AD is None:
+            return torch.zeros(self.max_length + 1)
+        return self._of_ages(ages_AD)
+
     def target(self, embedded: Embedded, role: Role) -> Tensor:
         """The target in a role, (B, D), ages left out."""
         vectors = [embedded.fields[key] for key in self.columns.targets(role)]
@@ -158,9 +169,12 @@ class HistoryRanker(SearchingRanker):
         keys_LD = self.packed(embedded, "attention")
         scores_BW = self.attention(target_BD, keys_LD, events)
         if (ages_AD := self._ages("attention")) is not None:  # the target's own age is 0
-            of_ages_A = (ages_AD @ ages_AD[0]) / sqrt(ages_AD.shape[1])
-            scores_BW = scores_BW + events.of_ages(of_ages_A)
+            scores_BW = scores_BW + events.of_ages(self._of_ages(ages_AD))
         return _History(events, scores_BW, target_BD, keys_LD)
+
+    def _of_ages(self, ages_AD: Tensor) -> Tensor:
+        """Scores of ages."""
+        return (ages_AD @ ages_AD[0]) / sqrt(ages_AD.shape[1])
 
     def _searched(self, history: _History) -> tuple[Events, Tensor]:
         """The events that are kept, and their shares."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
+from torch import Tensor
+
 from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns
 from recsys.protocols import Ranker
@@ -35,4 +37,12 @@ class SearchingRanker(Ranker):
 
         Args:
             embedded: No more is needed than `columns` of attention.
+        """
+
+    @abstractmethod
+    def age_scores_A(self) -> Tensor | None:
+        """What its age adds to an event's score, where scaled dot products rank events.
+
+        The products are of what attention reads of event and target, over the root of its width.
+        Of ages 0 ... the longest; None: search ranks in another way.
         """
