@@ -134,13 +134,13 @@ def _batch(*, num_items: int, length: int, candidates: int) -> Batch:
     pairs = _PAIRS[candidates]
     users = pairs // candidates
     targets = rng.integers(0, num_items, pairs)
-    events = np.repeat(rng.integers(0, num_items, (users, length)), candidates, axis=0)
-    lengths = np.full(pairs, length)
+    events = rng.integers(0, num_items, users * length)
+    lengths = np.where(np.arange(pairs) < users, length, 0)
     none = torch.zeros(0, dtype=torch.int64)
     return Batch(
         ids=keyed_jagged([Ids("item", targets, None, num_items)], num_rows=pairs),
         sequences=keyed_jagged(
-            [Ids("past.item", events.ravel(), lengths, num_items)], num_rows=pairs
+            [Ids("past.item", events, lengths, num_items)], num_rows=pairs
         ),
         dense_BN=torch.zeros(pairs, 0),
         labels_BT=torch.zeros(pairs, 0),
@@ -149,6 +149,7 @@ def _batch(*, num_items: int, length: int, candidates: int) -> Batch:
         targets_B=none,
         seen_values=none,
         seen_lengths_B=none,
+        histories_B=None if candidates == 1 else torch.arange(pairs) // candidates,
     )
 
 

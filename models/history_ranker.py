@@ -164,6 +164,7 @@ class HistoryRanker(SearchingRanker):
             embedded.sequences[key].lengths_B,
             max_length=self.max_length if age_L is None else self.top_k,
             age_L=age_L,
+            histories_B=embedded.histories_B,
         )
         target_BD = self.target(embedded, "attention")
         keys_LD = self.packed(embedded, "attention")
@@ -189,8 +190,7 @@ class HistoryRanker(SearchingRanker):
     def _logits(
         self, embedded: Embedded, head: HistoryHead, events: Events, shares_BK: Tensor
     ) -> Tensor:
-        values_BKD = events.take(self.packed(embedded, "representation"))
-        history = [(shares_BK.unsqueeze(1) @ values_BKD).squeeze(1)]
+        history = [events.pool(shares_BK, self.packed(embedded, "representation"))]
         target = [self.target(embedded, "representation")]
         if (ages_AD := self._ages("representation")) is not None:
             history.append(events.pool_ages(shares_BK, ages_AD))

@@ -21,7 +21,7 @@ from features.errors import FeatureConfigError, RecsysError, RunConfigError
 from features.sizes import format_bytes
 from recsys.checkpoint import read_manifest
 from recsys.history_index import DType, HistoryIndex, Vectors
-from recsys.nn.cutting import num_events
+from recsys.nn.cutting import num_events, to_own_histories
 from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns
 from recsys.search.sample import data_of
@@ -121,6 +121,7 @@ def recall(index: HistoryIndex, exact: HistoryIndex, batch: Batch) -> Recall:
         exact: The other.
         batch: Of examples with histories.
     """
+    batch = to_own_histories(batch)
     assert batch.ids is not None
     assert batch.sequences is not None, "a batch with histories"
     ids, past = batch.ids.to_dict(), batch.sequences.to_dict()

@@ -24,6 +24,7 @@ from recsys.data.scoring import encode_for_scoring, event_batches, event_rows, u
 from recsys.data.sequences import ItemSequence
 from recsys.data.store import EncodedStore
 from recsys.metrics import remove_seen, top_k
+from recsys.nn.cutting import to_own_histories
 from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns
 from recsys.nn.tokens import Tokens, is_last
@@ -73,6 +74,7 @@ class Scorer:
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> Tensor:
         """Probabilities (B, T) of a ranking bundle's labels."""
+        batch = to_own_histories(batch)  # an exported program knows no others
         search = self._search
         if search is None:
             embedded = self._embedder(batch)

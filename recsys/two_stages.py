@@ -26,6 +26,9 @@ PART_EVENTS = 1 << 16
 width 64, which the allocator keeps from part to part. An example is never split."""
 
 
+_EXAMPLES_PER_HISTORY = 16
+"""A part may have so many times the examples: a score is smaller than a vector."""
+
 Search = Callable[[Embedded], Events]
 """Finds the events that are kept, from what attention reads."""
 
@@ -74,22 +77,45 @@ def search_histories(
         part_events: Most events of a part, where every history is as long as the longest.
     """
     keys = [*columns.targets("attention"), *columns.events("attention")]
-    lengths = num_events(batch, columns.columns[0]).tolist()
+    if not _is_whole(embedder):
+        return KeptEvents.of(search(embedder(batch, keys=keys)))
+    lengths_B = num_events(batch, columns.columns[0])
+    histories_B = batch.histories_B
+    if histories_B is None:
+        histories_B = torch.arange(len(batch), device=lengths_B.device)
+    order_B = histories_B.argsort(stable=True)
+    in_order = histories_B[order_B].tolist()
+    starts = (lengths_B.cumsum(0) - lengths_B).tolist()
     kept, first_events = [], []
-    for examples in _parts(lengths, part_events) if _is_whole(embedder) else [range(len(batch))]:
-        index_P = torch.arange(examples.start, examples.stop, device=batch.weights_B.device)
+    for examples in _parts(in_order, longest=int(lengths_B.max()), part_events=part_events):
+        index_P = order_B[examples.start : examples.stop]
         part = batch if len(examples) == len(batch) else to_examples(batch, index_P)
         kept.append(KeptEvents.of(search(embedder(part, keys=keys))))
-        first_events.append(sum(lengths[: examples.start]))
-    return KeptEvents.joined(kept, first_events=first_events)
+        first_events.append(0 if part is batch else starts[in_order[examples.start]])
+    found = KeptEvents.joined(kept, first_events=first_events)
+    return found if len(kept) == 1 else found.take(order_B.argsort())
 
 
-def _parts(lengths: list[int], part_events: int) -> Iterator[range]:
-    """Ranges of examples."""
-    longest = max([1, *lengths])
-    size = max(1, part_events // longest)
-    for first in range(0, len(lengths), size):
-        yield range(first, min(first + size, len(lengths)))
+def _parts(histories: list[int], *, longest: int, part_events: int) -> Iterator[range]:
+    """Ranges of examples.
+
+    Args:
+        histories: Which history each example has; those that share one are neighbours.
+        longest: Most events of a history.
+        part_events: Most events of a part.
+    """
+    most_histories = max(1, part_events // max(1, longest))
+    most_examples = most_histories * _EXAMPLES_PER_HISTORY
+    first, num_histories = 0, 0
+    for place, history in enumerate(histories):
+        is_new = place == first or history != histories[place - 1]
+        is_full = num_histories == most_histories and is_new
+        if place > first and (is_full or place - first == most_examples):
+            yield range(first, place)
+            first, num_histories, is_new = place, 0, True
+        num_histories += is_new
+    if histories:
+        yield range(first, len(histories))
 
 
 def _is_whole(embedder: Embedder) -> bool:

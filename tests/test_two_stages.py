@@ -8,7 +8,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 import models
 from features.table_spec import FullTable
-from recsys.nn.cutting import KeptEvents, to_kept_events
+from recsys.nn.cutting import KeptEvents, to_kept_events, to_own_histories
 from recsys.nn.events import Events
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
@@ -41,8 +41,9 @@ def keyed(columns):
     )
 
 
-def batch_of(examples):
-    histories = [events for _, events in examples]
+def batch_of(examples, histories=None):
+    """Examples of their own histories, or of shared ones."""
+    histories = [events for _, events in examples] if histories is None else histories
     num = len(examples)
     return Batch(
         ids=keyed({"item": [[i] for (i, _), _ in examples], "tags": [t for (_, t), _ in examples]}),
@@ -179,3 +180,66 @@ def test_lists_of_kept_events_in_the_order_of_time():
         "past.tags": [[2, 3, 4], [], []],
         "past.tags.@count": [[2, 1], [], [0]],
     }
+
+
+# Histories, and examples: a target and the number of its history.
+SHARED = st.integers(1, 3).flatmap(
+    lambda num: st.tuples(
+        st.lists(st.lists(EVENTS, max_size=MAX_LENGTH), min_size=num, max_size=num),
+        st.lists(st.tuples(EVENTS, st.integers(0, num - 1)), min_size=num, max_size=8),
+    )
+)
+
+
+def shared_and_own(histories, targets):
+    """The same examples with each history once, as the collate does, and with one for each."""
+    numbers, which = sorted({n for _, n in targets}), [n for _, n in targets]
+    once = [histories[n] for n in numbers] + [[]] * (len(targets) - len(numbers))
+    batch = batch_of([(target, None) for target, _ in targets], once)
+    batch.histories_B = torch.tensor([numbers.index(n) for n in which])
+    return batch, batch_of([(target, histories[n]) for target, n in targets])
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+@pytest.mark.parametrize("switches", [*SEARCHES, {"search": "none"}], ids=str)
+def test_shared_histories_are_as_good_as_own(switches, is_sharded):
+    embedder = embedder_of(is_sharded=is_sharded)
+    ranker = ranker_of(embedder, **switches)
+
+    @given(SHARED, st.sampled_from([1, 10, 1000]))
+    @settings(max_examples=30, deadline=None)
+    @torch.no_grad()
+    def check(drawn, part_events):
+        shared, own = shared_and_own(*drawn)
+        expected = ranker.training_logits(embedder(own))
+        found = [ranker.training_logits(embedder(shared))]
+        found.append(ranker.training_logits(embedder(to_own_histories(shared))))
+        if ranker.max_kept is not None:
+            two_stages = embed_kept(
+                embedder,
+                shared,
+                columns=ranker.columns,
+                search=ranker.kept,
+                part_events=part_events,
+            )
+            found.append((ranker(two_stages),))
+        for logits in found:
+            for ours, theirs in zip(logits, expected, strict=False):
+                torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+    check()
+
+
+def test_gradients_of_shared_histories():
+    histories = [[(1, [2]), (3, []), (1, [4, 4])], [(5, [6]), (7, [1])]]
+    targets = [((1, [1]), 1), ((2, []), 0), ((3, [2]), 1), ((3, [5]), 1)]
+    embedder = embedder_of()
+    ranker = ranker_of(embedder).train()
+    gradients = []
+    for batch in shared_and_own(histories, targets):
+        embedder.zero_grad()
+        sum(logits.square().sum() for logits in ranker.training_logits(embedder(batch))).backward()
+        gradients.append({n: p.grad.clone() for n, p in embedder.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient.abs().sum() > 0
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-4)

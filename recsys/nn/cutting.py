@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -57,24 +58,47 @@ class KeptEvents:
         return cls(torch.cat(tokens), torch.cat(ages), torch.cat(lengths))
 
 
+    def take(self, index_P: Tensor) -> KeptEvents:
+        """Those of some examples, in the order of the index."""
+        tokens = EventIds(self.token_L, self.lengths_B).take(index_P)
+        ages = EventIds(self.age_L, self.lengths_B).take(index_P)
+        return KeptEvents(tokens.values, ages.values, self.lengths_B[index_P])
+
+
 def to_examples(batch: Batch, index_P: Tensor) -> Batch:
-    """Some examples of a ranker's batch, in the order of the index."""
+    """Some examples of a ranker's batch, in the order of the index.
+
+    Histories that they share keep their order.
+    """
     assert not len(batch.seen_lengths_B), "a ranker's batch"
+    of_histories_P, histories_P = index_P, batch.histories_B
+    if histories_P is not None:
+        of_histories_P, histories_P = histories_P[index_P].unique(return_inverse=True)
     return replace(
         batch,
         ids=_taken(batch.ids, index_P),
-        sequences=_taken(batch.sequences, index_P),
+        sequences=_taken(batch.sequences, of_histories_P, num_examples=len(index_P)),
         dense_BN=batch.dense_BN[index_P],
         labels_BT=batch.labels_BT[index_P],
         weights_B=batch.weights_B[index_P],
         users_B=batch.users_B[index_P],
+        histories_B=histories_P,
+    )
+
+
+def to_own_histories(batch: Batch) -> Batch:
+    """A batch in which every example has a history of its own, a copy if need be."""
+    if batch.histories_B is None:
+        return batch
+    return replace(
+        batch, sequences=_taken(batch.sequences, batch.histories_B), histories_B=None
     )
 
 
 def to_kept_events(batch: Batch, kept: KeptEvents, *, columns: Collection[str]) -> Batch:
     """A batch whose histories have the kept events only.
 
-    Times of these histories are left out, which no ranker reads.
+    Every example has its own; times of these histories are left out, which no ranker reads.
 
     Args:
         batch: With whole histories.
@@ -91,7 +115,9 @@ def to_kept_events(batch: Batch, kept: KeptEvents, *, columns: Collection[str]) 
             cut[count_column(key)] = EventIds(of_kept.counts_L, kept.lengths_B)
     sequence = f"{next(iter(columns)).partition('.')[0]}."
     others = {k: x for k, x in _by_key(batch.sequences).items() if not k.startswith(sequence)}
-    return replace(batch, sequences=_keyed(cut | others))
+    if batch.histories_B is not None:
+        others = {key: ids.take(batch.histories_B) for key, ids in others.items()}
+    return replace(batch, sequences=_keyed(cut | others), histories_B=None)
 
 
 def num_events(batch: Batch, column: str) -> Tensor:
@@ -108,10 +134,20 @@ def num_events(batch: Batch, column: str) -> Tensor:
     return of_events.counts_L
 
 
-def _taken(keyed: KeyedJaggedTensor | None, index_P: Tensor) -> KeyedJaggedTensor | None:
+def _taken(
+    keyed: KeyedJaggedTensor | None, index_P: Tensor, *, num_examples: int | None = None
+) -> KeyedJaggedTensor | None:
+    """Some entries, followed by empty ones up to a number of examples."""
     if keyed is None:
         return None
-    return _keyed({key: ids.take(index_P) for key, ids in _by_key(keyed).items()})
+    taken = {key: ids.take(index_P) for key, ids in _by_key(keyed).items()}
+    num_empty = 0 if num_examples is None else num_examples - len(index_P)
+    return _keyed({key: _followed_by_empty(ids, num_empty) for key, ids in taken.items()})
+
+
+def _followed_by_empty(ids: EventIds, num_entries: int) -> EventIds:
+    assert ids.counts_L is not None, "ids of examples"
+    return EventIds(ids.values, F.pad(ids.counts_L, (0, num_entries)))
 
 
 def _by_key(keyed: KeyedJaggedTensor) -> dict[str, EventIds]:
