@@ -139,9 +139,7 @@ def _batch(*, num_items: int, length: int, candidates: int) -> Batch:
     none = torch.zeros(0, dtype=torch.int64)
     return Batch(
         ids=keyed_jagged([Ids("item", targets, None, num_items)], num_rows=pairs),
-        sequences=keyed_jagged(
-            [Ids("past.item", events, lengths, num_items)], num_rows=pairs
-        ),
+        sequences=keyed_jagged([Ids("past.item", events, lengths, num_items)], num_rows=pairs),
         dense_BN=torch.zeros(pairs, 0),
         labels_BT=torch.zeros(pairs, 0),
         weights_B=torch.ones(pairs),

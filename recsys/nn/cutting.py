@@ -57,7 +57,6 @@ class KeptEvents:
         ages, lengths = [part.age_L for part in parts], [part.lengths_B for part in parts]
         return cls(torch.cat(tokens), torch.cat(ages), torch.cat(lengths))
 
-
     def take(self, index_P: Tensor) -> KeptEvents:
         """Those of some examples, in the order of the index."""
         tokens = EventIds(self.token_L, self.lengths_B).take(index_P)
@@ -90,9 +89,7 @@ def to_own_histories(batch: Batch) -> Batch:
     """A batch in which every example has a history of its own, a copy if need be."""
     if batch.histories_B is None:
         return batch
-    return replace(
-        batch, sequences=_taken(batch.sequences, batch.histories_B), histories_B=None
-    )
+    return replace(batch, sequences=_taken(batch.sequences, batch.histories_B), histories_B=None)
 
 
 def to_kept_events(batch: Batch, kept: KeptEvents, *, columns: Collection[str]) -> Batch:

@@ -1,7 +1,7 @@
 """Packed events of histories as a rectangle, the most recent first, for search and attention.
 
-B examples · G histories that some of them share · L events of all histories, packed · W places per history · K events kept of each ·
-A ages, of which 0 is the target's own.
+B examples · G histories that they have or share · L events of all histories, packed · W places per
+history · K events kept of each · A ages, of which 0 is the target's own.
 """
 
 from __future__ import annotations
