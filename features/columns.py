@@ -41,6 +41,11 @@ def sequence_column(sequence: str, of: str) -> str:
     return f"{sequence}.{of}"
 
 
+def is_of_sequence(key: str) -> bool:
+    """Whether a key is one of `sequence_column`; no feature's name has a dot."""
+    return "." in key
+
+
 def time_column(sequence: str) -> str:
     """The seconds of a sequence's events; no feature's name has an @."""
     return sequence_column(sequence, "@time")

@@ -6,6 +6,7 @@ DARE, TWIN and DIN are settings of it; each has a file of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +17,7 @@ from recsys.nn.event_search import EventSearch, HighestScores, NearestCodes, Sam
 from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns
 from recsys.nn.history_head import HistoryHead
+from recsys.nn.searching_ranker import SearchingRanker
 from recsys.nn.settings import SettingsCheck
 from recsys.nn.target_attention import (
     ActivationUnit,
@@ -23,9 +25,7 @@ from recsys.nn.target_attention import (
     ScaledDot,
     TargetAttention,
     Uniform,
-    scaled_dot,
 )
-from recsys.protocols import Ranker
 from recsys.types import Embedded, FieldLayout
 
 Attention = Literal["scaled_dot", "activation_unit", "hash_collisions", "uniform"]
@@ -34,7 +34,7 @@ Search = Literal["scores", "same_value", "sign_codes", "none"]
 _AGE_STD = 0.01
 
 
-class HistoryRanker(Ranker):
+class HistoryRanker(SearchingRanker):
     """Searches a history for events that matter to the target, and weighs what they mean.
 
     The target is described by the fields that the sequence is made of; all other fields and the
@@ -63,8 +63,6 @@ class HistoryRanker(Ranker):
     Differs from the paper's code: layers start as torch's do; the target and its user may have
     further fields.
     """
-
-    reads_histories = True
 
     def __init__(
         self,
@@ -130,6 +128,22 @@ class HistoryRanker(Ranker):
         """The events that search keeps, best first."""
         return self._searched(self._history(embedded))[0]
 
+    @property
+    def max_kept(self) -> int | None:
+        """Events of a history that search keeps, at most; None: all."""
+        return None if self.search is None else self.top_k
+
+    @torch.no_grad()
+    def age_scores_A(self) -> Tensor | None:
+        """What age adds to scores of search; None where they are no scaled dot products."""
+        is_dot = isinstance(self.search, HighestScores) and isinstance(self.attention, ScaledDot)
+        if not is_dot or self.projections:
+            return None
+        ages_AD = self._ages("attention")
+        if ages_AD is None:
+            return torch.zeros(self.max_length + 1)
+        return self._of_ages(ages_AD)
+
     def target(self, embedded: Embedded, role: Role) -> Tensor:
         """The target in a role, (B, D), ages left out."""
         vectors = [embedded.fields[key] for key in self.columns.targets(role)]
@@ -138,26 +152,37 @@ class HistoryRanker(Ranker):
     def packed(self, embedded: Embedded, role: Role) -> Tensor:
         """All events in a role, (L, D), ages left out."""
         vectors = [embedded.sequences[key].values_LD for key in self.columns.events(role)]
-        return self._projected(torch.cat(vectors, dim=1), f"events_{role}")
+        # torch.cat copies even what stands alone.
+        packed_LD = vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
+        return self._projected(packed_LD, f"events_{role}")
 
     # ------------------------------------------------------------------------------ inside
     def _history(self, embedded: Embedded) -> _History:
         key = self.columns.events("attention")[0]
-        events = Events.all_of(embedded.sequences[key].lengths_B, max_length=self.max_length)
+        age_L = embedded.ages.get(self.columns.sequence)
+        events = Events.all_of(
+            embedded.sequences[key].lengths_B,
+            max_length=self.max_length if age_L is None else self.top_k,
+            age_L=age_L,
+            histories_B=embedded.histories_B,
+        )
         target_BD = self.target(embedded, "attention")
-        keys_BWD = events.take(self.packed(embedded, "attention"))
-        scores_BW = self.attention(target_BD, keys_BWD)
+        keys_LD = self.packed(embedded, "attention")
+        scores_BW = self.attention(target_BD, keys_LD, events)
         if (ages_AD := self._ages("attention")) is not None:  # the target's own age is 0
-            of_ages_A = scaled_dot(ages_AD.unsqueeze(0), ages_AD[:1])[0]
-            scores_BW = scores_BW + events.of_ages(of_ages_A)
-        return _History(events, scores_BW, target_BD, keys_BWD)
+            scores_BW = scores_BW + events.of_ages(self._of_ages(ages_AD))
+        return _History(events, scores_BW, target_BD, keys_LD)
+
+    def _of_ages(self, ages_AD: Tensor) -> Tensor:
+        """Scores of ages."""
+        return (ages_AD @ ages_AD[0]) / sqrt(ages_AD.shape[1])
 
     def _searched(self, history: _History) -> tuple[Events, Tensor]:
         """The events that are kept, and their shares."""
         events, scores_BK = history.events, history.scores_BW
         if self.search is not None:
             with torch.no_grad():
-                ranks_BW = self.search(scores_BK, history.target_BD, history.keys_BWD)
+                ranks_BW = self.search(scores_BK, history.target_BD, history.keys_LD, events)
                 events, place_BK = events.best(ranks_BW, k=self.top_k)
             scores_BK = scores_BK.gather(1, place_BK)
         return events, self.attention.shares(scores_BK, events.is_event_BK)
@@ -165,8 +190,7 @@ class HistoryRanker(Ranker):
     def _logits(
         self, embedded: Embedded, head: HistoryHead, events: Events, shares_BK: Tensor
     ) -> Tensor:
-        values_BKD = events.take(self.packed(embedded, "representation"))
-        history = [(shares_BK.unsqueeze(1) @ values_BKD).squeeze(1)]
+        history = [events.pool(shares_BK, self.packed(embedded, "representation"))]
         target = [self.target(embedded, "representation")]
         if (ages_AD := self._ages("representation")) is not None:
             history.append(events.pool_ages(shares_BK, ages_AD))
@@ -240,10 +264,10 @@ class _History:
         events: Which they are.
         scores_BW: What attention gives them.
         target_BD: What attention reads of the target.
-        keys_BWD: What it reads of the events.
+        keys_LD: What it reads of the events.
     """
 
     events: Events
     scores_BW: Tensor
     target_BD: Tensor
-    keys_BWD: Tensor
+    keys_LD: Tensor

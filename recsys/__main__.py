@@ -9,6 +9,7 @@ VERBS = {
     "doctor": ("recsys.doctor", "check the installation and the machine"),
     "simulate": ("recsys.data.simulate", "write a click log whose true probabilities are known"),
     "export": ("recsys.export", "turn a checkpoint into a bundle"),
+    "export-search": ("recsys.export_search", "write what finds events in histories, by itself"),
     "score": ("recsys.score", "score raw Parquet with a bundle"),
     "compare-tables": ("recsys.search.compare", "train with tables stored in several ways"),
     "inspect-tables": ("recsys.search.inspect_tables", "say how well the tables of a run serve"),

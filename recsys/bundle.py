@@ -4,6 +4,7 @@ manifest.json          task, labels, fingerprints, versions, a hash of every fil
 schema/                the fitted feature schema
 tables.safetensors     rows of all tables and parameters of their schemes
 model.pt2              everything after the tables, as a torch.export program
+search.pt2             of rankers that search histories: what finds the events that model.pt2 reads
 card.md                the same for people
 """
 
@@ -22,11 +23,12 @@ from features.storage import load_schema
 
 FORMAT = 1
 _MEND = "export again"
-MANIFEST, SCHEMA, TABLES, MODEL, CARD = (
+MANIFEST, SCHEMA, TABLES, MODEL, SEARCH, CARD = (
     "manifest.json",
     "schema",
     "tables.safetensors",
     "model.pt2",
+    "search.pt2",
     "card.md",
 )
 
@@ -67,9 +69,7 @@ class BundleManifest:
 
 def write_manifest(bundle: Path, manifest: BundleManifest) -> None:
     """Hash every file of a bundle and write its manifest."""
-    found = sorted(f for f in bundle.rglob("*") if f.is_file())
-    files = {f.relative_to(bundle).as_posix(): sha256(f) for f in found}
-    content: dict[str, Any] = {**asdict(manifest), "files": files}
+    content: dict[str, Any] = {**asdict(manifest), "files": hashes(bundle)}
     (bundle / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -85,7 +85,7 @@ def read_bundle(bundle: Path) -> tuple[BundleManifest, FeatureSchema]:
             f"{bundle}: is no bundle, got no {MANIFEST} in it; make one with "
             f"`python -m recsys export RUN --out BUNDLE`"
         )
-    content = _read_json(file)
+    content = read_json(file)
     if content.get("format") != FORMAT:
         raise SchemaMismatchError(
             f"{file}: unknown format, got {content.get('format')}; allowed {FORMAT}; read it with "
@@ -93,18 +93,17 @@ def read_bundle(bundle: Path) -> tuple[BundleManifest, FeatureSchema]:
         )
     if content.keys() != {f.name for f in fields(BundleManifest)}:
         raise SchemaMismatchError(f"{file}: is damaged, got keys {', '.join(content)}; {_MEND}")
-    mistakes = [
-        f"{bundle / name}: is not the file that was exported, got {found}; {_MEND}"
-        for name, digest in content["files"].items()
-        if (found := _found(bundle / name, digest)) is not None
-    ]
-    if mistakes:
-        raise SchemaMismatchError(mistakes)
+    check_files(bundle, content["files"])
     manifest = BundleManifest(**{**content, "labels": tuple(content["labels"])})
     return manifest, load_schema(bundle / SCHEMA)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A mapping.
+
+    Raises:
+        SchemaMismatchError: it is none.
+    """
     try:
         content = json.loads(file.read_text())
     except ValueError as error:
@@ -112,6 +111,27 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SchemaMismatchError(f"{file}: is damaged, got no mapping; {_MEND}")
     return content
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    """SHA-256 of every file, by its path in the directory."""
+    found = sorted(f for f in directory.rglob("*") if f.is_file())
+    return {f.relative_to(directory).as_posix(): sha256(f) for f in found}
+
+
+def check_files(directory: Path, files: Mapping[str, str]) -> None:
+    """Refuse files that are not those of `hashes`.
+
+    Raises:
+        SchemaMismatchError: a file is missing or changed.
+    """
+    mistakes = [
+        f"{directory / name}: is not the file that was exported, got {found}; {_MEND}"
+        for name, digest in files.items()
+        if (found := _found(directory / name, digest)) is not None
+    ]
+    if mistakes:
+        raise SchemaMismatchError(mistakes)
 
 
 def sha256(file: Path) -> str:

@@ -18,9 +18,10 @@ from torch.export import Dim
 
 from features.errors import RecsysError, RunConfigError
 from features.storage import save_schema
-from recsys.bundle import CARD, MODEL, SCHEMA, TABLES, BundleManifest, write_manifest
+from recsys.bundle import CARD, MODEL, SCHEMA, SEARCH, TABLES, BundleManifest, write_manifest
 from recsys.checkpoint import Manifest, read_manifest
 from recsys.nn.catalogue import catalogue_scores
+from recsys.nn.searching_ranker import SearchingRanker
 from recsys.nn.tokens import is_last
 from recsys.protocols import SequenceEncoder
 from recsys.tables.packing import packed
@@ -58,6 +59,8 @@ def export(checkpoint: Path, bundle: Path) -> None:
         save_schema(task.schema, partial / SCHEMA)
         save_file(embedder_tensors(task), partial / TABLES)
         torch.export.save(_program(task), partial / MODEL)
+        if isinstance(task, RankingTask) and (searching := task.searching) is not None:
+            torch.export.save(_search_program(searching), partial / SEARCH)
         described = _describe(task, manifest)
         (partial / CARD).write_text(_card(described, task, checkpoint=checkpoint))
         write_manifest(partial, described)
@@ -73,13 +76,18 @@ def embedder_tensors(task: Task) -> dict[str, Tensor]:
 
 # ------------------------------------------------------------------------------- the program
 class RankingProgram(nn.Module):
-    """Fields, histories and dense features in, probabilities out."""
+    """Fields, histories and dense features in, probabilities out.
+
+    Of a ranker that searches, it reads the events that search has kept, and their ages.
+    """
 
     def __init__(self, task: RankingTask) -> None:
         super().__init__()
         self.ranker = task.ranker
         self.names = list(task.layout.fields)
         self.sequence_names = list(task.layout.sequences)
+        searching = task.searching
+        self.cut = [] if searching is None else [searching.columns.sequence]
 
     def forward(
         self,
@@ -87,6 +95,7 @@ class RankingProgram(nn.Module):
         sequences: list[Tensor],
         lengths: list[Tensor],
         dense_BN: Tensor,
+        ages: list[Tensor],
     ) -> Tensor:
         """Give probabilities (B, T).
 
@@ -95,11 +104,46 @@ class RankingProgram(nn.Module):
             sequences: Vectors (L, width) of all events, packed.
             lengths: Events of each example, (B,), by sequence.
             dense_BN: Dense and vector features.
+            ages: How many events ago each event was, (L,), of a history that was searched.
         """
         by_name = dict(zip(self.names, fields, strict=True))
         jagged = [Jagged(v, n) for v, n in zip(sequences, lengths, strict=True)]
         by_sequence = dict(zip(self.sequence_names, jagged, strict=True))
-        return self.ranker(Embedded(by_name, by_sequence, dense_BN)).sigmoid()
+        of_cut = dict(zip(self.cut, ages, strict=True))
+        return self.ranker(Embedded(by_name, by_sequence, dense_BN, of_cut)).sigmoid()
+
+
+class SearchProgram(nn.Module):
+    """What attention reads of targets and of their histories in, the events to keep out."""
+
+    def __init__(self, ranker: SearchingRanker) -> None:
+        super().__init__()
+        self.ranker = ranker
+        self.targets = ranker.columns.targets("attention")
+        self.events = ranker.columns.events("attention")
+
+    def forward(
+        self, targets: list[Tensor], events: list[Tensor], lengths_B: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Give token_BK, is_event_BK and age_BK of `Events`.
+
+        Args:
+            targets: Vectors (B, width), by column of the history.
+            events: Vectors (L, width) of all events, packed, by column.
+            lengths_B: Events of each history.
+        """
+        kept = self.ranker.kept(
+            Embedded(
+                fields=dict(zip(self.targets, targets, strict=True)),
+                sequences={
+                    key: Jagged(vectors_LD, lengths_B)
+                    for key, vectors_LD in zip(self.events, events, strict=True)
+                },
+                dense_BN=targets[0][:, :0],
+            )
+        )
+        assert kept.age_BK is not None, "search knows the ages of what it keeps"
+        return kept.token_BK, kept.is_event_BK, kept.age_BK
 
 
 class SequenceProgram(nn.Module):
@@ -146,11 +190,13 @@ def _program(task: Task) -> torch.export.ExportedProgram:
         fields = [torch.zeros(2, width) for width in layout.fields.values()]
         sequences = [torch.zeros(5, width) for width in layout.sequences.values()]
         lengths = [torch.tensor([2, 3]) for _ in sequences]
+        ages = [torch.ones(5, dtype=torch.int64) for _ in program.cut]
         arguments: tuple[Any, ...] = (
             fields,
             sequences,
             lengths,
             torch.zeros(2, layout.num_dense),
+            ages,
         )
         of_examples, of_events = {0: batch}, {0: tokens}
         shapes: Any = (
@@ -158,6 +204,7 @@ def _program(task: Task) -> torch.export.ExportedProgram:
             [of_events for _ in sequences],
             [of_examples for _ in lengths],
             of_examples,
+            [of_events for _ in ages],
         )
         return torch.export.export(program, arguments, dynamic_shapes=shapes)
     assert isinstance(task, SequenceTask)
@@ -180,6 +227,18 @@ def _program(task: Task) -> torch.export.ExportedProgram:
     )
     program = SequenceProgram(task).eval()
     return torch.export.export(program, arguments, dynamic_shapes=shapes)
+
+
+def _search_program(ranker: SearchingRanker) -> torch.export.ExportedProgram:
+    widths = ranker.columns.widths("attention")
+    arguments = (
+        [torch.zeros(2, width) for width in widths],
+        [torch.zeros(5, width) for width in widths],
+        torch.tensor([2, 3]),
+    )
+    examples, events = {0: Dim("batch", min=1)}, {0: Dim("tokens", min=1)}
+    shapes = ([examples for _ in widths], [events for _ in widths], examples)
+    return torch.export.export(SearchProgram(ranker).eval(), arguments, dynamic_shapes=shapes)
 
 
 # ------------------------------------------------------------------------------ description

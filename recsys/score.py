@@ -7,7 +7,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -19,17 +19,22 @@ from features import columns
 from features.errors import DataError, RecsysError, RunConfigError, did_you_mean
 from features.schema import FeatureSchema
 from features.sources import scan_events
-from recsys.bundle import MODEL, TABLES, BundleManifest, read_bundle
+from recsys.bundle import MODEL, SEARCH, TABLES, BundleManifest, read_bundle
 from recsys.data.scoring import encode_for_scoring, event_batches, event_rows, user_batches
 from recsys.data.sequences import ItemSequence
 from recsys.data.store import EncodedStore
 from recsys.metrics import remove_seen, top_k
+from recsys.nn.cutting import to_own_histories
+from recsys.nn.events import Events
+from recsys.nn.history_columns import HistoryColumns
 from recsys.nn.tokens import Tokens, is_last
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
+from recsys.tables.layout import field_layout
 from recsys.tables.logical import OUTPUT, logical_tables, with_output
 from recsys.tables.packing import unpack_into
-from recsys.types import Batch
+from recsys.two_stages import embed_kept
+from recsys.types import Batch, Embedded
 
 _RANKING_BATCH, _SEQUENCE_BATCH = 8192, 256
 
@@ -59,22 +64,30 @@ class Scorer:
         self._embedder = Embedder(tables, config=config, is_served=True).eval()
         unpack_into(self._embedder, load_file(bundle / TABLES))
         self._program: nn.Module = torch.export.load(bundle / MODEL).module()
+        self._search = None
+        if (bundle / SEARCH).is_file():
+            self._search = ExportedSearch(
+                torch.export.load(bundle / SEARCH).module(),
+                HistoryColumns.of(field_layout(self.schema, self._embedder), where=str(bundle)),
+            )
 
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> Tensor:
         """Probabilities (B, T) of a ranking bundle's labels."""
-        embedded = self._embedder(batch)
+        batch = to_own_histories(batch)  # an exported program knows no others
+        search = self._search
+        if search is None:
+            embedded = self._embedder(batch)
+        else:
+            embedded = embed_kept(self._embedder, batch, columns=search.columns, search=search)
         histories = embedded.sequences.values()
         return self._program(
             list(embedded.fields.values()),
-            # An exported program has an event at least; no example owns this one.
-            [
-                x.values_LD if len(x.values_LD) else x.values_LD.new_zeros(1, x.values_LD.shape[1])
-                for x in histories
-            ],
+            [one_event_at_least(x.values_LD) for x in histories],
             # Of each its own: a tensor passed twice counts as one input.
             [x.lengths_B.clone() for x in histories],
             embedded.dense_BN,
+            [one_event_at_least(age_L) for age_L in embedded.ages.values()],
         )
 
     @torch.inference_mode()
@@ -95,6 +108,31 @@ class Scorer:
         )
         lengths_B, is_last_L = tokens.lengths_B, is_last(tokens.lengths_B)
         return self._program(history.items_LD, sides, times, lengths_B, is_last_L, catalogue_VD)
+
+
+@dataclass(frozen=True)
+class ExportedSearch:
+    """Finds the events of histories that a ranking program reads.
+
+    Attributes:
+        program: Of the bundle.
+        columns: What it reads.
+    """
+
+    program: nn.Module
+    columns: HistoryColumns
+
+    def __call__(self, embedded: Embedded) -> Events:
+        """The events to keep, best first."""
+        histories = [embedded.sequences[key] for key in self.columns.events("attention")]
+        targets = [embedded.fields[key] for key in self.columns.targets("attention")]
+        events = [one_event_at_least(x.values_LD) for x in histories]
+        return Events(*self.program(targets, events, histories[0].lengths_B))
+
+
+def one_event_at_least(packed: Tensor) -> Tensor:
+    """What belongs to events; for none an event that no example owns, as a program must have."""
+    return packed if len(packed) else packed.new_zeros(1, *packed.shape[1:])
 
 
 def score(

@@ -32,6 +32,8 @@ class Batch:
         targets_B: Item id that a sequence model is to rank first; empty for rankers.
         seen_values: Item ids that a ranking over the catalogue leaves out, packed.
         seen_lengths_B: Their number per example; empty for rankers.
+        histories_B: Which entry of `sequences` is the example's. Examples may share one; entries
+            that belong to none are empty, the last ones. None: each has its own.
     """
 
     ids: KeyedJaggedTensor | None
@@ -43,6 +45,7 @@ class Batch:
     targets_B: Tensor
     seen_values: Tensor
     seen_lengths_B: Tensor
+    histories_B: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         """Copy to a device."""
@@ -114,11 +117,16 @@ class Embedded:
         fields: One vector per example, keyed by feature, in the order of the feature file.
         sequences: Keyed by `sequence.of`.
         dense_BN: Dense and vector features.
+        ages: How many events ago each event was, packed, by name of the sequence, where some events
+            of a history have been left out.
+        histories_B: Which entry of `sequences` is the example's; None: each has its own.
     """
 
     fields: Mapping[str, Tensor]
     sequences: Mapping[str, Jagged]
     dense_BN: Tensor
+    ages: Mapping[str, Tensor] = field(default_factory=dict)
+    histories_B: Tensor | None = None
 
     def concatenated_BC(self) -> Tensor:
         """All fields, then the dense features, side by side."""

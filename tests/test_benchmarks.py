@@ -108,6 +108,14 @@ def test_step_time_runs():
     assert cases == [(kind, rows) for kind in ("sharded", "replicated") for rows in ("300", "500")]
 
 
+def test_history_search_runs():
+    sizes = ["--widths", "8", "4", "--length", "30", "--items", "50", "--rounds", "1"]
+    ran = run_benchmark("history_search", *sizes)
+    assert ran.returncode == 0, ran.stderr
+    cases = [line.split()[1:4:2] for line in ran.stdout.splitlines()[2:]]
+    assert cases == [[c, w] for c in ("1", "100") for w in ("8", "4")]
+
+
 def test_loader_speed_runs():
     ran = run_benchmark("loader_speed", "--rows", "2000", "--batch-size", "256", "--epochs", "1")
     assert ran.returncode == 0

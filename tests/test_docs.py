@@ -16,7 +16,7 @@ from features.load import parse_feature_set
 from features.spec import FeatureSet
 from features.spec_base import Spec
 from recsys.__main__ import VERBS
-from recsys.bundle import CARD, MANIFEST, MODEL, SCHEMA
+from recsys.bundle import CARD, MANIFEST, MODEL, SCHEMA, SEARCH
 from recsys.bundle import TABLES as TABLES_FILE
 from recsys.data.module import RecsysData
 from recsys.data.simulate import SimulatorConfig, simulate
@@ -291,7 +291,7 @@ def test_python_calls_what_exists(block):
 
 
 def test_the_files_of_a_bundle_are_listed():
-    for name in (CARD, MANIFEST, MODEL, SCHEMA + "/", TABLES_FILE):
+    for name in (CARD, MANIFEST, MODEL, SCHEMA + "/", SEARCH, TABLES_FILE):
         assert f"| `{name}` |" in SCORING
 
 

@@ -115,6 +115,10 @@ def test_searches_of_a_batch_leave_out_what_fills_it_up():
     assert found.clicked_L.tolist() == [1, 2]
     assert found.lengths_B.tolist() == [2, 0]
     assert found.labels_B == pytest.approx([1.0, nan], nan_ok=True)
+    batch.histories_B = torch.tensor([1, 0, 0])
+    shared = Searches.of_batch(batch, target="kind", clicked="h.kind")
+    assert shared.clicked_L.tolist() == [3, 1, 2]
+    assert shared.lengths_B.tolist() == [1, 2]
 
 
 def test_true_relevance_by_hand(tmp_path):

@@ -79,10 +79,14 @@ class RankingCollate:
         users_B = integers(rows[self._user[0]]) if self._user else np.full(len(rows), -1)
         weights_B = numbers(rows[self._weight[0]]) if self._weight else np.ones(len(rows))
         ids = [_column_ids(name, rows, num_ids=count) for name, count in self._embedded]
-        sequence_ids = [item for reader in self._sequences for item in reader.ids(rows)]
+        of_histories, histories_B = self._distinct_histories(rows)
+        sequence_ids = [item for reader in self._sequences for item in reader.ids(of_histories)]
         return Batch(
             ids=keyed_jagged(ids, num_rows=len(rows)),
-            sequences=keyed_jagged(sequence_ids, num_rows=len(rows)),
+            sequences=keyed_jagged(
+                [item.followed_by_empty(len(rows) - len(of_histories)) for item in sequence_ids],
+                num_rows=len(rows),
+            ),
             dense_BN=_side_by_side(rows, self._dense),
             labels_BT=_side_by_side(rows, self._labels),
             weights_B=torch.from_numpy(weights_B.astype(np.float32)),
@@ -90,7 +94,24 @@ class RankingCollate:
             targets_B=none,
             seen_values=none,
             seen_lengths_B=none,
+            histories_B=histories_B,
         )
+
+    def _distinct_histories(self, rows: Rows) -> tuple[Rows, Tensor | None]:
+        """One row of each history, and which is that of every row; None: each has its own."""
+        names = dict.fromkeys(name for reader in self._sequences for name in reader.columns)
+        if not names:
+            return rows, None
+        first_G, histories_B = np.zeros(0, np.int64), np.zeros(len(rows), np.int64)
+        for name in names:  # one number for all, which stays small
+            column = integers(rows[name])
+            low, high = column.min(initial=0), column.max(initial=0)
+            pairs_B = histories_B * (high - low + 1) + column - low
+            _, first_G, histories_B = np.unique(pairs_B, return_index=True, return_inverse=True)
+        if len(first_G) == len(rows):
+            return rows, None
+        needed = Rows({name: rows[name] for name in names}, len(rows))
+        return needed.take(first_G), torch.from_numpy(histories_B)
 
 
 def _column_ids(name: str, rows: Rows, *, num_ids: int | None) -> Ids:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,13 @@ class Ids:
     lengths_B: NDArray[np.int64] | None
     num_ids: int | None
     are_ids: bool = True
+
+    def followed_by_empty(self, num_rows: int) -> Ids:
+        """With more examples at the end, that have no ids."""
+        if num_rows == 0:
+            return self
+        assert self.lengths_B is not None, "an example may have no ids"
+        return replace(self, lengths_B=np.pad(self.lengths_B, (0, num_rows)))
 
 
 def keyed_jagged(ids: Sequence[Ids], *, num_rows: int) -> KeyedJaggedTensor | None:

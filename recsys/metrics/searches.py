@@ -48,9 +48,16 @@ class Searches:
         counts_B = batch.weights_B.cpu().numpy() > 0
         history = batch.sequences[clicked]
         lengths_B = history.lengths().cpu().numpy().astype(np.int64)
+        clicked_L = history.values().cpu().numpy()
+        if batch.histories_B is not None:
+            histories_B = batch.histories_B.cpu().numpy()
+            starts_B = (np.cumsum(lengths_B) - lengths_B)[histories_B]
+            lengths_B = lengths_B[histories_B]
+            shifts_B = starts_B - np.cumsum(lengths_B) + lengths_B
+            clicked_L = clicked_L[np.repeat(shifts_B, lengths_B) + np.arange(lengths_B.sum())]
         return cls(
             targets_B=batch.ids[target].values().cpu().numpy()[counts_B],
-            clicked_L=history.values().cpu().numpy()[np.repeat(counts_B, lengths_B)],
+            clicked_L=clicked_L[np.repeat(counts_B, lengths_B)],
             lengths_B=lengths_B[counts_B],
             labels_B=batch.labels_BT[:, 0].double().cpu().numpy()[counts_B],
         )

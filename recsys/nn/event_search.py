@@ -1,6 +1,6 @@
 """Which earlier events a target looks at: the first of two stages.
 
-B examples · W events of each history · K events kept of each.
+B examples · L events of all histories, packed · W events of each · K events kept of each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from recsys.nn.events import Events
 from recsys.nn.target_attention import SignCodes
 
 
@@ -17,20 +18,25 @@ class EventSearch(nn.Module, ABC):
     """Ranks events; those that rank highest are kept."""
 
     @abstractmethod
-    def forward(self, scores_BW: Tensor, target_BD: Tensor, events_BWD: Tensor) -> Tensor:
+    def forward(
+        self, scores_BW: Tensor, target_BD: Tensor, packed_LD: Tensor, events: Events
+    ) -> Tensor:
         """Give ranks_BW, the higher the better; -inf for what may not be kept.
 
         Args:
-            scores_BW: What attention gives the events, the most recent first.
+            scores_BW: What attention gives the events.
             target_BD: What attention reads of the target.
-            events_BWD: What it reads of the events.
+            packed_LD: What it reads of all events.
+            events: Those to be ranked, the most recent first.
         """
 
 
 class HighestScores(EventSearch):
     """Attention itself ranks, as TWIN and DARE search."""
 
-    def forward(self, scores_BW: Tensor, target_BD: Tensor, events_BWD: Tensor) -> Tensor:
+    def forward(
+        self, scores_BW: Tensor, target_BD: Tensor, packed_LD: Tensor, events: Events
+    ) -> Tensor:
         """Give the scores."""
         return scores_BW
 
@@ -48,12 +54,13 @@ class SameValue(EventSearch):
         super().__init__()
         self.columns = columns
 
-    def forward(self, scores_BW: Tensor, target_BD: Tensor, events_BWD: Tensor) -> Tensor:
+    def forward(
+        self, scores_BW: Tensor, target_BD: Tensor, packed_LD: Tensor, events: Events
+    ) -> Tensor:
         """Rank by recency."""
-        of_events, of_target = events_BWD[..., self.columns], target_BD[:, self.columns]
-        agrees_BW = (of_events == of_target.unsqueeze(1)).all(2)
-        recency_BW = -torch.arange(scores_BW.shape[1], device=scores_BW.device).expand_as(scores_BW)
-        return recency_BW.to(scores_BW.dtype).masked_fill(~agrees_BW, -torch.inf)
+        of_events = events.take(packed_LD[:, self.columns])
+        agrees_BW = (of_events == target_BD[:, self.columns].unsqueeze(1)).all(2)
+        return _recency(scores_BW).masked_fill(~agrees_BW, -torch.inf)
 
 
 class NearestCodes(EventSearch):
@@ -71,7 +78,15 @@ class NearestCodes(EventSearch):
         super().__init__()
         self.codes = SignCodes(width, num_bits=num_bits, seed=seed)
 
-    def forward(self, scores_BW: Tensor, target_BD: Tensor, events_BWD: Tensor) -> Tensor:
-        """Rank by equal bits."""
-        equal_BWN = self.codes(events_BWD) == self.codes(target_BD).unsqueeze(1)
-        return equal_BWN.sum(2).to(scores_BW.dtype)
+    def forward(
+        self, scores_BW: Tensor, target_BD: Tensor, packed_LD: Tensor, events: Events
+    ) -> Tensor:
+        """Rank by equal bits, and by recency where as many are equal."""
+        equal_BWN = events.take(self.codes(packed_LD)) == self.codes(target_BD).unsqueeze(1)
+        return equal_BWN.sum(2) * scores_BW.shape[1] + _recency(scores_BW)
+
+
+def _recency(scores_BW: Tensor) -> Tensor:
+    """0 for the most recent event, -1 for the one before; exact for 2^24 events."""
+    places_W = torch.arange(scores_BW.shape[1], device=scores_BW.device, dtype=torch.float32)
+    return -places_W.expand_as(scores_BW)

@@ -77,6 +77,11 @@ class HistoryColumns:
         """Whether some column has vectors of its own for attention."""
         return self.events("attention") != self.events("representation")
 
+    @property
+    def columns(self) -> list[str]:
+        """Keys of the history's columns in a batch."""
+        return [f"{self.sequence}.{name}" for name in self.names]
+
     def events(self, role: Role) -> list[str]:
         """Keys of the history's columns."""
         return list(self.of_role[role])

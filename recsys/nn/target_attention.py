@@ -1,6 +1,6 @@
 """How a target weighs the earlier events of its user.
 
-B examples · K events of each · D width of the vectors that attention reads.
+B examples · L events of all, packed · K events of each · D width of what attention reads.
 """
 
 from __future__ import annotations
@@ -11,15 +11,21 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from recsys.nn.events import softmax
+from recsys.nn.events import Events, softmax
 
 
 class TargetAttention(nn.Module, ABC):
     """Scores events by a target, and turns scores into shares."""
 
     @abstractmethod
-    def forward(self, target_BD: Tensor, events_BKD: Tensor) -> Tensor:
-        """Give scores_BK, the higher the more an event matters."""
+    def forward(self, target_BD: Tensor, packed_LD: Tensor, events: Events) -> Tensor:
+        """Give scores_BK, the higher the more an event matters.
+
+        Args:
+            target_BD: What attention reads of the target.
+            packed_LD: What it reads of all events.
+            events: Those to be scored.
+        """
 
     def shares(self, scores_BK: Tensor, is_event_BK: Tensor) -> Tensor:
         """Weights of the events; 0 where there is none."""
@@ -32,9 +38,9 @@ class ScaledDot(TargetAttention):
     Source: Feng et al., DARE (2025), https://arxiv.org/abs/2410.02604, as its code has it.
     """
 
-    def forward(self, target_BD: Tensor, events_BKD: Tensor) -> Tensor:
+    def forward(self, target_BD: Tensor, packed_LD: Tensor, events: Events) -> Tensor:
         """Give scores_BK."""
-        return scaled_dot(events_BKD, target_BD)
+        return events.dot(packed_LD, target_BD) / sqrt(target_BD.shape[1])
 
 
 class ActivationUnit(TargetAttention):
@@ -53,8 +59,9 @@ class ActivationUnit(TargetAttention):
         self.width = width
         self.layers = nn.Sequential(nn.Linear(4 * width, hidden), nn.PReLU(), nn.Linear(hidden, 1))
 
-    def forward(self, target_BD: Tensor, events_BKD: Tensor) -> Tensor:
+    def forward(self, target_BD: Tensor, packed_LD: Tensor, events: Events) -> Tensor:
         """Give scores_BK."""
+        events_BKD = events.take(packed_LD)
         target_BKD = target_BD.unsqueeze(1).expand_as(events_BKD)
         pairs = [target_BKD, events_BKD, target_BKD - events_BKD, target_BKD * events_BKD]
         return self.layers(torch.cat(pairs, dim=2)).squeeze(2) / self.width
@@ -79,9 +86,9 @@ class HashCollisions(TargetAttention):
         self.codes = SignCodes(width, num_bits=num_hashes * bits, seed=seed)
         self.bits = bits
 
-    def forward(self, target_BD: Tensor, events_BKD: Tensor) -> Tensor:
+    def forward(self, target_BD: Tensor, packed_LD: Tensor, events: Events) -> Tensor:
         """Give scores_BK: how many hashes agree."""
-        equal_BKN = self.codes(events_BKD) == self.codes(target_BD).unsqueeze(1)
+        equal_BKN = events.take(self.codes(packed_LD)) == self.codes(target_BD).unsqueeze(1)
         return equal_BKN.unflatten(2, (-1, self.bits)).all(3).sum(2).to(target_BD.dtype)
 
     def shares(self, scores_BK: Tensor, is_event_BK: Tensor) -> Tensor:
@@ -93,9 +100,9 @@ class HashCollisions(TargetAttention):
 class Uniform(TargetAttention):
     """All events weigh the same."""
 
-    def forward(self, target_BD: Tensor, events_BKD: Tensor) -> Tensor:
+    def forward(self, target_BD: Tensor, packed_LD: Tensor, events: Events) -> Tensor:
         """Give zeros (B, K)."""
-        return target_BD.new_zeros(events_BKD.shape[:2])
+        return target_BD.new_zeros(events.token_BK.shape)
 
 
 class SignCodes(nn.Module):
@@ -120,8 +127,3 @@ class SignCodes(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Give bits (..., N)."""
         return vectors @ self.directions_DN > 0
-
-
-def scaled_dot(events_BKD: Tensor, target_BD: Tensor) -> Tensor:
-    """Dot products of events with their target, (B, K), divided by the root of D."""
-    return (events_BKD @ target_BD.unsqueeze(2)).squeeze(2) / sqrt(target_BD.shape[1])

@@ -49,22 +49,18 @@ class Sample:
         ]
 
 
-def validation_sample(
-    task: RankingTask, checkpoint: Path, manifest: Manifest, *, max_examples: int
-) -> Sample:
-    """Batches spread evenly over the validation rows that a run was judged by.
+def data_of(checkpoint: Path, manifest: Manifest) -> RecsysData:
+    """The data that a run was trained on, as its model reads it.
 
     The feature file is the run's own copy where there is one: that of the configuration may have
     been edited since.
 
     Args:
-        task: The trained ranker.
-        checkpoint: Its directory.
+        checkpoint: Directory of a checkpoint.
         manifest: Of the checkpoint.
-        max_examples: Rows at most.
 
     Raises:
-        RecsysError: the data is gone, has changed, or has no validation rows.
+        RecsysError: the data is gone, or has changed.
     """
     settings = manifest.config.get("data")
     if not isinstance(settings, Mapping):
@@ -82,6 +78,24 @@ def validation_sample(
             f"{found[:12]}; allowed {manifest.schema_fingerprint[:12]}; bring back the data and "
             f"feature file of the run, or train anew"
         )
+    return data
+
+
+def validation_sample(
+    task: RankingTask, checkpoint: Path, manifest: Manifest, *, max_examples: int
+) -> Sample:
+    """Batches spread evenly over the validation rows that a run was judged by.
+
+    Args:
+        task: The trained ranker.
+        checkpoint: Its directory.
+        manifest: Of the checkpoint.
+        max_examples: Rows at most.
+
+    Raises:
+        RecsysError: the data is gone, has changed, or has no validation rows.
+    """
+    data = data_of(checkpoint, manifest)
     data.require_examples("val")
     loader = data.val_dataloader()
     step = -(-loader.num_rows // max_examples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from features.columns import count_column
+from features.columns import count_column, is_of_sequence
 from features.errors import FeatureConfigError, RunConfigError, did_you_mean
 from recsys.tables.config import TablesConfig
 from recsys.tables.logical import LogicalTable, Reader
@@ -74,9 +74,15 @@ class Embedder(nn.Module):
         _check_widths(self.sharded_tables())
         _check_sharding(config, self.sharded_tables())
 
-    def forward(self, batch: Batch) -> Embedded:
-        """Look up everything a batch holds; readers it has nothing for are left out."""
-        present = dict(_unpack([batch.ids, batch.sequences], self.readers))
+    def forward(self, batch: Batch, *, keys: Collection[str] | None = None) -> Embedded:
+        """Look up everything a batch holds; readers it has nothing for are left out.
+
+        Args:
+            batch: Ids.
+            keys: Readers to look up, at least one. None: all.
+        """
+        readers = {k: r for k, r in self.readers.items() if keys is None or k in keys}
+        present = dict(_unpack([batch.ids, batch.sequences], readers))
         vectors = self._look_up(self._filled(present, num_examples=len(batch)))
         fields, sequences = {}, {}
         for key, reader in self.readers.items():
@@ -84,13 +90,20 @@ class Embedder(nn.Module):
                 continue
             if key in self._one_each:
                 fields[key] = vectors[key]
-                continue
-            jagged = _of_events(vectors[key], present[key], reader)
-            if reader.pooling == "none":
-                sequences[key] = jagged
             else:
+                jagged = _of_events(vectors[key], present[key], reader)
+                if reader.pooling == "none":
+                    sequences[key] = jagged
+                    continue
                 fields[key] = pool(jagged.values_LD, jagged.lengths_B, how=reader.pooling)
-        return Embedded(fields=fields, sequences=sequences, dense_BN=batch.dense_BN)
+            if batch.histories_B is not None and is_of_sequence(reader.column):
+                fields[key] = fields[key].index_select(0, batch.histories_B)
+        return Embedded(
+            fields=fields,
+            sequences=sequences,
+            dense_BN=batch.dense_BN,
+            histories_B=batch.histories_B,
+        )
 
     def sequences(self, keyed: KeyedJaggedTensor) -> dict[str, Jagged]:
         """Look up the events of some sequences, by key; keys without a reader are left out.

@@ -11,9 +11,11 @@ from torch import Tensor
 from features.errors import FeatureConfigError
 from recsys.losses import binary_cross_entropy
 from recsys.metrics import RankingMetrics
+from recsys.nn.searching_ranker import SearchingRanker
 from recsys.protocols import Ranker
 from recsys.tables.config import TablesConfig
 from recsys.training.task import OptimizerFactory, SchedulerFactory, Task
+from recsys.two_stages import embed_kept
 from recsys.types import Batch, FieldLayout
 
 
@@ -79,9 +81,23 @@ class RankingTask(Task):
         """AUC of the first label."""
         return f"val/auc/{self.schema.feature_set.labels[0]}"
 
+    @property
+    def searching(self) -> SearchingRanker | None:
+        """The ranker, if it keeps but some events of a history."""
+        ranker = self.ranker
+        if isinstance(ranker, SearchingRanker) and ranker.max_kept is not None:
+            return ranker
+        return None
+
     def forward(self, batch: Batch) -> Tensor:
-        """Give logits_BT."""
-        return self.ranker(self.embedder(batch))
+        """Give logits_BT; outside of training, what a search does not keep is not looked up."""
+        searching = self.searching
+        if self.training or searching is None:
+            return self.ranker(self.embedder(batch))
+        embedded = embed_kept(
+            self.embedder, batch, columns=searching.columns, search=searching.kept
+        )
+        return searching(embedded)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss."""

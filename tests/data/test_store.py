@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +20,9 @@ from recsys.data.collate import RankingCollate
 from recsys.data.loader import BatchLoader
 from recsys.data.module import RecsysData
 from recsys.data.partitions import EncodedEvents
-from recsys.data.sources import ParquetSource
+from recsys.data.sources import ParquetSource, Pieces
 from recsys.data.store import EncodedStore, prepare
+from recsys.nn.cutting import to_own_histories
 
 FEATURES = """
 sources: {events: events.parquet}
@@ -160,6 +162,26 @@ def test_batches_are_what_the_raw_log_says(tmp_path_factory, num_events, num_use
                 assert users[int(batch.users_B[i])] == event["user"]
     labelled = [row for row, click in enumerate(log["click"]) if click is not None]
     assert sorted(seen_rows) == labelled
+
+
+def test_a_history_that_examples_share_is_there_once(tmp_path):
+    store = build(tmp_path, raw_log(40, num_users=3, seed=0), parts=1)
+    collate = collate_of(store)
+    source = ParquetSource(store.example_files("train"), columns=collate.columns)
+    rows = source.read(Pieces(*(np.array([n]) for n in (0, 0, 9))))
+    assert collate(rows).histories_B is None
+    index = np.array([5, 0, 5, 5, 8, 0])
+    batch = collate(rows.take(index)).to(torch.device("cpu"))
+    which = batch.histories_B.numpy()
+    assert sorted(set(which)) == [0, 1, 2]
+    assert np.array_equal(np.equal.outer(which, which), np.equal.outer(index, index))
+    own, alone = to_own_histories(batch), collate(rows)
+    assert own.histories_B is None
+    for key, jagged in own.sequences.to_dict().items():
+        expected = alone.sequences[key].to_dense()
+        found = [one.tolist() for one in jagged.to_dense()]
+        assert found == [expected[row].tolist() for row in index]
+        assert batch.sequences[key].lengths()[3:].tolist() == [0, 0, 0]
 
 
 def test_examples_hold_what_encode_gives(tmp_path):
