@@ -130,6 +130,13 @@ class HistoryRanker(Ranker):
         """The events that search keeps, best first."""
         return self._searched(self._history(embedded))[0]
 
+    def ranks(self, embedded: Embedded) -> tuple[Events, Tensor]:
+        """All events, and ranks_BW: search keeps the highest. Attention's scores without search."""
+        history = self._history(embedded)
+        if self.search is None:
+            return history.events, history.scores_BW
+        return history.events, self.search(history.scores_BW, history.target_BD, history.keys_BWD)
+
     def target(self, embedded: Embedded, role: Role) -> Tensor:
         """The target in a role, (B, D), ages left out."""
         vectors = [embedded.fields[key] for key in self.columns.targets(role)]
