@@ -24,8 +24,9 @@ def draw(rows: pl.DataFrame, *, k: int, file: Path) -> None:
         bars = axes.bar(of_truth["run"], values)
         axes.bar_label(bars, [f"{value:.3f}" if value else "" for value in values])
         for name, style in (("recent", "--"), ("random", ":")):
-            if (level := of_truth[name].mean()) is not None:
-                axes.axhline(float(level), color="black", linestyle=style, label=name)
+            levels = of_truth[name].drop_nulls().to_numpy()
+            if len(levels):
+                axes.axhline(levels.mean(), color="black", linestyle=style, label=name)
         axes.set_title(of_truth["truth"][0])
         axes.set_ylabel(f"NDCG@{k}")
         axes.set_ylim(0, 1)
