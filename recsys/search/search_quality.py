@@ -144,8 +144,8 @@ def words(found: Sequence[SearchQuality]) -> list[str]:
     """What could not be measured."""
     unknown = {q.truth for q in found if not q.num_searches}
     why = {
-        MUTUAL_INFORMATION: "the training rows are too few, every history has more than 20 events "
-        "of which they tell too little; take longer buckets of distances (--edges), or more rows",
+        MUTUAL_INFORMATION: "the training rows tell too little of every search; take longer "
+        "buckets of distances (--edges), or more rows",
         SIMULATOR: "no search has anything to find; --truth must be the folder of the run's data",
     }
     return [f"{truth}: {why[truth]}" for truth in why if truth in unknown]
