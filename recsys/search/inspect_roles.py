@@ -104,11 +104,11 @@ def of_ids(probes: Sequence[Probe], runs: Sequence[HistoryRun]) -> pl.DataFrame:
 # -------------------------------------------------------------------------------------- shown
 def table_to_print(rows: pl.DataFrame) -> Table:
     """The summary."""
-    title = "Gradients of representation and attention"
+    title = "Gradients of attention (g_A) and representation (g_R)"
     table = Table("run", "steps", "column", title=title, title_justify="left", box=None)
     table.pad_edge = False
-    for column in ("ids", "attention", "representation", "ratio", "median", "opposed"):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("ids", "|g_A|", "|g_R|", "ratio", "median", "opposed"):
+        table.add_column(column, justify="right")
     for row in rows.iter_rows(named=True):
         table.add_row(
             *(row[name] for name in ("run", "steps", "column")),

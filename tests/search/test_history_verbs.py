@@ -182,6 +182,17 @@ def test_roles_of_shared_and_decoupled_tables(trained, tmp_path, capsys):
     assert (tmp_path / "roles.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_tables_of_a_ranker_of_histories_are_inspected_without_angles(trained, capsys):
+    assert recsys_command("inspect-tables", run_of(trained, "DARE"), "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [t["name"] for t in content["tables"]] == [
+        "item_id",
+        "kinds@attention",
+        "kinds@representation",
+    ]
+    assert "rankers of one vector per feature only" in content["no_angles"]
+
+
 def test_roles_in_training(trained, tmp_path, capsys):
     run = run_of(trained, "DIN")
     assert recsys_command("inspect-roles", run, "--train", 9, "--out", tmp_path) == 0
@@ -204,12 +215,14 @@ def test_roles_in_training(trained, tmp_path, capsys):
         ("search-quality", ["DIN", "short"], (), "RUN: short was trained on other data or"),
         ("inspect-roles", ["DIN"], ("--batches", 0), "--batches: is too small, got 0"),
         ("inspect-roles", ["DIN"], ("--train", -1), "--train: is too small, got -1"),
+        ("propose-probes", ["DARE"], None, "RUN: DARE reads histories event by event, got "),
         ("inspect-roles", ["none"], (), "RUN: has no checkpoint, got "),
     ],
 )
 def test_mistakes_end_with_code_2(trained, tmp_path, capsys, verb, runs, arguments, message):
     paths = [run_of(trained, name) for name in runs]
-    assert recsys_command(verb, *paths, "--out", tmp_path / "out", *arguments) == 2
+    out = () if arguments is None else ("--out", tmp_path / "out", *arguments)
+    assert recsys_command(verb, *paths, *out) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
