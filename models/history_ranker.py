@@ -144,6 +144,16 @@ class HistoryRanker(SearchingRanker):
             return torch.zeros(self.max_length + 1)
         return self._of_ages(ages_AD)
 
+    def ranks(self, embedded: Embedded) -> tuple[Events, Tensor]:
+        """All events, and ranks_BW: search keeps the highest. Attention's scores without search."""
+        history = self._history(embedded)
+        if self.search is None:
+            return history.events, history.scores_BW
+        ranks_BW = self.search(
+            history.scores_BW, history.target_BD, history.keys_LD, history.events
+        )
+        return history.events, ranks_BW
+
     def target(self, embedded: Embedded, role: Role) -> Tensor:
         """The target in a role, (B, D), ages left out."""
         vectors = [embedded.fields[key] for key in self.columns.targets(role)]

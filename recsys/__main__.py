@@ -14,6 +14,8 @@ VERBS = {
     "compare-tables": ("recsys.search.compare", "train with tables stored in several ways"),
     "inspect-tables": ("recsys.search.inspect_tables", "say how well the tables of a run serve"),
     "propose-probes": ("recsys.search.propose_probes", "say which features should have more rows"),
+    "inspect-roles": ("recsys.search.inspect_roles", "say what attention does to shared vectors"),
+    "search-quality": ("recsys.search.search_quality", "say how well a run searches histories"),
     "search": ("recsys.search.search", "train tables in stages, and cut them down"),
     "report": ("recsys.report", "metrics of scored Parquet"),
 }

@@ -24,7 +24,7 @@ from recsys.history_index import DType, HistoryIndex, Vectors
 from recsys.nn.cutting import num_events, to_own_histories
 from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns
-from recsys.search.sample import data_of
+from recsys.search.run_data import data_of_run
 from recsys.trained import load_task, resolve_checkpoint
 from recsys.training.ranking import RankingTask
 from recsys.training.task import Task
@@ -170,7 +170,7 @@ def export_search(checkpoint: Path, out: Path, *, dtype: DType) -> list[str]:
     if index is exact:
         return said
     try:
-        data = data_of(checkpoint, manifest)
+        data = data_of_run(checkpoint, manifest)
         data.require_examples("val")
     except RecsysError as error:
         return [*said, f"recall is not known, it needs the run's data: {error}"]

@@ -47,6 +47,27 @@ def load_task(checkpoint: Path, manifest: Manifest) -> Task:
     Raises:
         CheckpointMismatchError: it is damaged, or of another version of a model.
     """
+    task = untrained_task(checkpoint, manifest)
+    try:
+        task.load_state_dict(_whole_names(read_tensors(checkpoint, MODEL)))
+    except RuntimeError as error:
+        raise CheckpointMismatchError(
+            f"{checkpoint}: its tensors are not those of its configuration, got "
+            f"{' '.join(str(error).split())}; take the version of the code that trained it"
+        ) from error
+    return task.eval()
+
+
+def untrained_task(checkpoint: Path, manifest: Manifest) -> Task:
+    """The model of a checkpoint with new weights (of seed 0), whole and on the CPU.
+
+    Args:
+        checkpoint: Directory of a checkpoint.
+        manifest: Its manifest.
+
+    Raises:
+        CheckpointMismatchError: it is of another version of a model.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Task, "model")
     try:
@@ -63,14 +84,7 @@ def load_task(checkpoint: Path, manifest: Manifest) -> Task:
     # One process holds every table, so none needs to be a sharded one.
     task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize, seed=seed)
     task.build(read_schema(checkpoint))
-    try:
-        task.load_state_dict(_whole_names(read_tensors(checkpoint, MODEL)))
-    except RuntimeError as error:
-        raise CheckpointMismatchError(
-            f"{checkpoint}: its tensors are not those of its configuration, got "
-            f"{' '.join(str(error).split())}; take the version of the code that trained it"
-        ) from error
-    return task.eval()
+    return task
 
 
 def _whole_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -49,18 +49,21 @@ class TrueRelevance:
     decay: NDArray[np.float64]
 
     @classmethod
-    def read(cls, directory: Path, *, schema: FeatureSchema | None = None) -> Self:
+    def read(
+        cls, directory: Path, *, schema: FeatureSchema | None = None, category: str = "category"
+    ) -> Self:
         """The truth of a simulated log.
 
         Args:
             directory: That `recsys simulate --kind histories` wrote.
-            schema: Fitted to the log: categories are ids of its feature `category`, a vocabulary;
-                of id 0 nothing is relevant. None: they are those of the files.
+            schema: Fitted to the log: categories are ids of a feature of it, a vocabulary; of id 0
+                nothing is relevant. None: they are those of the files.
+            category: This feature.
         """
         pairs = pl.read_parquet(directory / "attraction.parquet")
         decay = pl.read_parquet(directory / "decay.parquet").sort("distance")["decay"]
         if schema is not None:
-            raw = schema.vocabulary_of("category").values
+            raw = schema.vocabulary_of(category).values
             ids = pl.DataFrame({"raw": raw, "id": np.arange(1, len(raw) + 1)})
             for column in ("target_category", "clicked_category"):
                 pairs = pairs.join(ids, left_on=column, right_on="raw", how="inner")

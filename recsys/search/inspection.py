@@ -43,8 +43,8 @@ def inspect_tables(run: Path) -> Inspection:
     checkpoint = resolve_checkpoint(run)
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
-    if not isinstance(task, RankingTask):
-        why = "angles between readers are measured on rankers only"
+    if not isinstance(task, RankingTask) or task.ranker.reads_histories:
+        why = "angles between readers are measured on rankers of one vector per feature only"
         return Inspection(diagnose(task.embedder, task.schema, moments=None), no_angles=why)
     try:
         sample = validation_sample(task, checkpoint, manifest, max_examples=_EXAMPLES)

@@ -74,6 +74,11 @@ def propose_probes(run: Path, *, max_dim: int | None) -> Proposal:
             f"RUN: was trained by a {type(task).__name__}, got {run}; allowed runs of a "
             f"RankingTask, whose AUC says what a feature is worth"
         )
+    if task.ranker.reads_histories:
+        raise RunConfigError(
+            f"RUN: {type(task.ranker).__name__} reads histories event by event, got {run}; allowed "
+            f"rankers of one vector per feature; train one of these on the same features"
+        )
     columns = _columns(task)
     if not columns:
         raise RunConfigError(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from features.errors import CheckpointMismatchError, DataError, SchemaMismatchError
+from features.errors import DataError
 from recsys.checkpoint import Manifest
-from recsys.data.module import RecsysData
+from recsys.search.run_data import data_of_run, spread_batches
 from recsys.training.ranking import RankingTask
 from recsys.types import Batch, Embedded
 
@@ -49,38 +47,6 @@ class Sample:
         ]
 
 
-def data_of(checkpoint: Path, manifest: Manifest) -> RecsysData:
-    """The data that a run was trained on, as its model reads it.
-
-    The feature file is the run's own copy where there is one: that of the configuration may have
-    been edited since.
-
-    Args:
-        checkpoint: Directory of a checkpoint.
-        manifest: Of the checkpoint.
-
-    Raises:
-        RecsysError: the data is gone, or has changed.
-    """
-    settings = manifest.config.get("data")
-    if not isinstance(settings, Mapping):
-        raise CheckpointMismatchError(
-            f"{checkpoint}: does not say what data it was trained on, got no data settings; train "
-            f"with `python train.py fit -c ...`"
-        )
-    copy = checkpoint.parent.parent / "features.yaml"
-    features = str(copy) if copy.is_file() else settings["features"]
-    data = RecsysData(**{**settings, "features": features, "num_workers": 0})
-    found = data.schema.fingerprint()
-    if found != manifest.schema_fingerprint:
-        raise SchemaMismatchError(
-            f"{data.data_dir}: is encoded in another way than in training, got fingerprint "
-            f"{found[:12]}; allowed {manifest.schema_fingerprint[:12]}; bring back the data and "
-            f"feature file of the run, or train anew"
-        )
-    return data
-
-
 def validation_sample(
     task: RankingTask, checkpoint: Path, manifest: Manifest, *, max_examples: int
 ) -> Sample:
@@ -95,12 +61,11 @@ def validation_sample(
     Raises:
         RecsysError: the data is gone, has changed, or has no validation rows.
     """
-    data = data_of(checkpoint, manifest)
+    data = data_of_run(checkpoint, manifest)
     data.require_examples("val")
-    loader = data.val_dataloader()
-    step = -(-loader.num_rows // max_examples)
+    batches = spread_batches(data.val_dataloader(), max_examples=max_examples)
     with torch.no_grad():
-        rows = [_read(task, batch) for batch in islice(loader, None, None, step)]
+        rows = [_read(task, batch) for batch in batches]
     sample = _joined(rows, max_examples=max_examples)
     if not len(sample):
         raise DataError(

@@ -16,7 +16,7 @@ from recsys.protocols import Ranker
 from recsys.tables.config import TablesConfig
 from recsys.training.task import OptimizerFactory, SchedulerFactory, Task
 from recsys.two_stages import embed_kept
-from recsys.types import Batch, FieldLayout
+from recsys.types import Batch, Embedded, FieldLayout
 
 
 class RankingTask(Task):
@@ -101,12 +101,16 @@ class RankingTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss."""
-        losses = [
-            binary_cross_entropy(logits_BT, batch.labels_BT, batch.weights_B)
-            for logits_BT in self.ranker.training_logits(self.embedder(batch))
-        ]
+        losses = self.losses(self.embedder(batch), batch)
         self.log_loss(losses[0], num_examples=len(batch))
         return self.with_penalty(torch.stack(losses).sum())
+
+    def losses(self, embedded: Embedded, batch: Batch) -> list[Tensor]:
+        """The loss, and those of heads that only help in training; training minimises their sum."""
+        return [
+            binary_cross_entropy(logits_BT, batch.labels_BT, batch.weights_B)
+            for logits_BT in self.ranker.training_logits(embedded)
+        ]
 
     def collect(self, batch: Batch, *, split: str) -> None:
         """Keep predictions beside labels."""

@@ -117,7 +117,8 @@ def test_tables_and_words_for_people(trained, capsys):
 
 def test_a_sequence_run_has_tables_but_no_angles(trained, capsys):
     content, tables = inspected(capsys, run_of(trained, "SASRec"))
-    assert content["no_angles"] == "angles between readers are measured on rankers only"
+    why = "angles between readers are measured on rankers of one vector per feature only"
+    assert content["no_angles"] == why
     assert tables["shared"]["angles"] is None
     assert tables["shared"]["physical"][0]["load_factor"] == 51 / 20
 
