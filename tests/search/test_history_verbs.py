@@ -227,6 +227,13 @@ def test_mistakes_end_with_code_2(trained, tmp_path, capsys, verb, runs, argumen
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("verb", ["search-quality", "inspect-roles"])
+def test_a_file_is_no_folder_to_write_to(trained, tmp_path, capsys, verb):
+    (tmp_path / "out").touch()
+    assert recsys_command(verb, run_of(trained, "DIN"), "--out", tmp_path / "out") == 2
+    assert "--out: is no folder, got " in capsys.readouterr().err
+
+
 def test_a_category_has_one_value_of_a_vocabulary(trained, monkeypatch):
     run = HistoryRun.load(run_of(trained, "DIN"), name="DIN")
     assert run.category(None) == "category"
