@@ -29,6 +29,7 @@ from rich.table import Table
 
 from features.errors import RecsysError, RunConfigError
 from recsys.search.history_run import HistoryRun, load_history_runs
+from recsys.search.out_folder import check_out
 from recsys.search.role_picture import draw
 from recsys.search.role_probe import Probe, probe_trained, probe_training
 
@@ -113,7 +114,7 @@ def table_to_print(rows: pl.DataFrame) -> Table:
         table.add_row(
             *(row[name] for name in ("run", "steps", "column")),
             f"{row['ids']:,}",
-            *(_number(row[n], ".2e") for n in ("norm_attention", "norm_representation")),
+            *(_number(row[n], ".1e") for n in ("norm_attention", "norm_representation")),
             *(_number(row[n], ".2f") for n in ("ratio", "median_ratio")),
             _number(row["opposed"], ".1%"),
         )
@@ -144,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a warning about its own internals
     try:
+        check_out(options.out)
         runs = load_history_runs(options.runs)
         probes = probe_roles(runs, batches=options.batches, steps=options.train)
     except RecsysError as error:

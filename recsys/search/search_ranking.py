@@ -12,6 +12,7 @@ import torch
 from features.columns import sequence_column
 from recsys.metrics.mutual_information import MutualInformation, mutual_information
 from recsys.metrics.searches import Floats, Searches, search_ndcg
+from recsys.nn.cutting import to_own_histories
 from recsys.search.history_run import HistoryRun
 from recsys.search.run_data import spread_batches
 from recsys.types import Batch
@@ -66,7 +67,8 @@ def measure_searches(
     run.data.require_examples(split)
     loader = run.data.val_dataloader() if split == "val" else run.data.test_dataloader()
     found: dict[str, list[Floats]] = {name: [] for name in truths}
-    for batch in spread_batches(loader, max_examples=max_examples):
+    for shared in spread_batches(loader, max_examples=max_examples):
+        batch = to_own_histories(shared)
         searches = searches_of(run, batch, category=category)
         orders = (
             scores_of(run, batch),
@@ -91,7 +93,12 @@ def _mean(run: str, truth: str, parts: Sequence[Floats], max_examples: int) -> S
 
 
 def scores_of(run: HistoryRun, batch: Batch) -> Floats:
-    """What search ranks the events of a batch by, (L,), oldest first; rows of weight 0 left out."""
+    """What search ranks events by, (L,), oldest first; rows of weight 0 left out.
+
+    Args:
+        run: The run.
+        batch: Every example has a history of its own.
+    """
     with torch.no_grad():
         embedded = run.task.embedder(batch)
         events, ranks_BW = run.ranker.ranks(embedded)

@@ -10,8 +10,10 @@ from commands import experiment, recsys_command, train_command
 
 from recsys.data.simulated_attraction import HistoriesConfig
 from recsys.data.simulated_histories import simulate_histories
+from recsys.search import role_probe
 from recsys.search.history_run import HistoryRun
 from recsys.search.search_quality import default_edges
+from recsys.trained import untrained_task
 
 FEATURES = """
 sources: {events: events.parquet}
@@ -201,6 +203,23 @@ def test_roles_in_training(trained, tmp_path, capsys):
     assert len(pl.read_csv(tmp_path / "roles.csv")) == 8
 
 
+@pytest.mark.parametrize("name", ["DARE", "DIN"])
+def test_training_with_copies_gives_the_weights_of_the_run(trained, monkeypatch, name):
+    made = []
+
+    def remember(checkpoint, manifest):
+        made.append(untrained_task(checkpoint, manifest))
+        return made[0]
+
+    monkeypatch.setattr(role_probe, "untrained_task", remember)
+    run = HistoryRun.load(run_of(trained, name), name=name)
+    before = run.task.state_dict()
+    num_steps = len(run.data.train_dataloader())  # the run was trained for an epoch
+    role_probe.probe_training(run, num_steps=num_steps)
+    for key, values in made[0].state_dict().items():
+        torch.testing.assert_close(values, before[key], rtol=1e-4, atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------- errors
 @pytest.mark.parametrize(
     ("verb", "runs", "arguments", "message"),
@@ -225,6 +244,13 @@ def test_mistakes_end_with_code_2(trained, tmp_path, capsys, verb, runs, argumen
     assert recsys_command(verb, *paths, *out) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["search-quality", "inspect-roles"])
+def test_a_file_is_no_folder_to_write_to(trained, tmp_path, capsys, verb):
+    (tmp_path / "out").touch()
+    assert recsys_command(verb, run_of(trained, "DIN"), "--out", tmp_path / "out") == 2
+    assert "--out: is no folder, got " in capsys.readouterr().err
 
 
 def test_a_category_has_one_value_of_a_vocabulary(trained, monkeypatch):
