@@ -25,11 +25,15 @@ from features.spec import (
     HashEncoding,
     Label,
     Sequence,
+    VocabEncoding,
 )
 from features.split_spec import ColumnSplit, LeaveOneOutSplit, RandomSplit, TemporalSplit
 from features.sql import parse_sql
 from features.table_spec import (
+    CCETable,
+    DPQTable,
     FullTable,
+    MGQETable,
     PlannedTable,
     QuantizedTable,
     SizedTable,
@@ -41,6 +45,9 @@ from features.times import utc_naive
 
 YamlPath = tuple[str | int, ...]
 Finding = tuple[YamlPath, str]
+_KNOW_EVERY_ID = (
+    FullTable | QuantizedTable | CCETable | DPQTable | MGQETable | StagedTable | PlannedTable
+)
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -215,14 +222,24 @@ def _table_use(path: YamlPath, feature: EmbeddedFeature, draft: Draft) -> Iterat
                 f"drop it or read a table of scheme unified"
             ),
         )
+    has_counts = isinstance(feature, Categorical) and isinstance(feature.encoding, VocabEncoding)
+    if isinstance(table, MGQETable) and not has_counts:
+        yield (
+            (*path, "table"),
+            (
+                f"a mgqe table tells frequent ids from rare ones, got a feature without a "
+                f"vocabulary for {feature.table!r}; set `encoding: vocab`, or read a table of "
+                f"scheme dpq"
+            ),
+        )
 
 
 def _categorical(path: YamlPath, feature: Categorical, draft: Draft) -> Iterator[Finding]:
     if feature.split == "":
         yield (*path, "split"), "must be one character or more, got ''"
     table = draft.tables.get(feature.table or "")
-    has_rows_of_its_own = isinstance(table, FullTable | QuantizedTable | StagedTable | PlannedTable)
-    is_full = has_rows_of_its_own or (feature.table is None and feature.like is None)
+    knows_every_id = isinstance(table, _KNOW_EVERY_ID)
+    is_full = knows_every_id or (feature.table is None and feature.like is None)
     if isinstance(feature.encoding, HashEncoding) and feature.encoding.size is None and is_full:
         yield (
             (*path, "encoding", "size"),

@@ -94,6 +94,45 @@ class PQTable(MultiplexedTable):
     """Chunks, side by side; they divide the width."""
 
 
+class CCETable(MultiplexedTable):
+    """Clustered compositional embeddings: chunks of a vector, each from a cluster and a hash."""
+
+    scheme: Literal["cce"]
+    num_chunks: Annotated[int, Field(ge=1)] = 4
+    """Chunks, side by side; they divide the width."""
+    cluster_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps of the optimiser from one clustering to the next."""
+    num_clusterings: Annotated[int, Field(ge=0)] = 6
+    """Clusterings in all; training should go on for a while after the last."""
+
+
+class DPQTable(SizedTable):
+    """Differentiable product quantisation: a bundle has codes of ids, and the values they pick.
+
+    Its size is that of codes and values; in training there is a row for every id.
+    """
+
+    scheme: Literal["dpq"]
+    num_parts: Annotated[int, Field(ge=1)] = 8
+    """Parts of a vector, each with a code and values of its own; they divide the width."""
+    mode: Literal["vq", "sx"] = "vq"
+    """Whether a part picks the nearest value, or by the product with keys of the values."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """How much rows are drawn to the values that they pick; of mode vq."""
+
+
+class MGQETable(SizedTable):
+    """Multi-granular quantised embeddings: as dpq, with fewer choices for rare ids."""
+
+    scheme: Literal["mgqe"]
+    num_parts: Annotated[int, Field(ge=1)] = 8
+    """Parts of a vector, each with a code and values of its own; they divide the width."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """How much rows are drawn to the values that they pick."""
+    frequent_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of each feature's ids that have all choices, the most frequent; others a quarter."""
+
+
 class QRTable(MultiplexedTable):
     """Quotient and remainder: the product of two rows, which tell all ids apart."""
 
@@ -109,7 +148,7 @@ class RobeTable(MultiplexedTable):
 
 
 class HashedNetTable(MultiplexedTable):
-    """Every number of a vector is a number of one array, with a sign, both by hashes."""
+    """Every number of a vector is a number of one array, chosen by a hash."""
 
     scheme: Literal["hashednet"]
 
@@ -149,6 +188,25 @@ class QuantizedTable(TableBase):
     """Numbers are whole multiples of it; where steps are learned, at the start."""
 
 
+class DedupTable(StagedTable, SizedTable):
+    """A row for every id; then blocks of rows are merged where they are alike."""
+
+    scheme: Literal["dedup"]
+    block_rows: Annotated[int, Field(ge=1)] = 1
+    """Rows of a block."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    """Numbers that differ by no more are alike."""
+    similar_share: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Share of a block's numbers that are to be alike; nearest blocks follow where it is not."""
+    seed: int = 0
+
+
+class MergedTable(PlannedTable):
+    """Blocks of rows, some of which stand for others by a plan."""
+
+    scheme: Literal["merged"]
+
+
 class OptEmbedTable(StagedTable):
     """A row for every id, of which a search keeps those of use, each feature's in its own width."""
 
@@ -171,6 +229,9 @@ Table = Annotated[
     | UnifiedTable
     | MultihashTable
     | PQTable
+    | CCETable
+    | DPQTable
+    | MGQETable
     | QRTable
     | RobeTable
     | HashedNetTable
@@ -178,6 +239,8 @@ Table = Annotated[
     | DHETable
     | MixedDimTable
     | QuantizedTable
+    | DedupTable
+    | MergedTable
     | OptEmbedTable
     | PrunedTable,
     Field(discriminator="scheme"),

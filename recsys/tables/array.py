@@ -56,10 +56,8 @@ class ArrayScheme(Scheme):
         )
 
     @abstractmethod
-    def pick(
-        self, mixed_L1: Tensor, coordinate_D: Tensor, size_L1: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Places (L, D) of a vector's numbers, and their signs where they have any.
+    def pick(self, mixed_L1: Tensor, coordinate_D: Tensor, size_L1: Tensor) -> Tensor:
+        """Places (L, D) of a vector's numbers.
 
         Args:
             mixed_L1: A random number for each id of each feature.
@@ -81,14 +79,12 @@ class ArrayScheme(Scheme):
     ) -> dict[str, Tensor]:
         """The numbers that the ids pick."""
         values_L, (salts_L, first_L, size_L), counts = self.reads.spread(ids)
-        place_LD, sign_LD = self.pick(
+        place_LD = self.pick(
             splitmix64(values_L + salts_L).unsqueeze(1),
             torch.arange(self.table.dim, device=values_L.device),
             size_L.unsqueeze(1),
         )
         place_LD = first_L.unsqueeze(1) + place_LD
         picked_LD = self.numbers_S.index_select(0, place_LD.flatten()).view_as(place_LD)
-        if sign_LD is not None:
-            picked_LD = picked_LD * sign_LD.to(picked_LD.dtype)
         keys = [r.key for r in self.table.readers]
         return dict(zip(keys, picked_LD.split(counts), strict=True))

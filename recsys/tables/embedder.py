@@ -48,6 +48,7 @@ class Embedder(nn.Module):
     Args:
         tables: Logical tables of the schema.
         config: Where they live.
+        is_served: Whether to make what a bundle has, see `Scheme.served`.
 
     Raises:
         FeatureConfigError: a scheme cannot store its table, or a sharded one has rows that fbgemm
@@ -56,10 +57,14 @@ class Embedder(nn.Module):
             whole.
     """
 
-    def __init__(self, tables: Sequence[LogicalTable], *, config: TablesConfig) -> None:
+    def __init__(
+        self, tables: Sequence[LogicalTable], *, config: TablesConfig, is_served: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
-        self._schemes = tuple(build_scheme(table, seed=config.seed) for table in tables)
+        self._schemes = tuple(
+            build_scheme(table, seed=config.seed, is_served=is_served) for table in tables
+        )
         self.schemes = nn.ModuleDict({scheme.table.name: scheme for scheme in self._schemes})
         readers = sorted((r for t in tables for r in t.readers), key=lambda r: r.position)
         self.readers = {reader.key: reader for reader in readers}
@@ -138,11 +143,6 @@ class Embedder(nn.Module):
         """What decides which rows an id reaches, as JSON, by logical table."""
         return {scheme.table.name: scheme.row_meaning() for scheme in self._schemes}
 
-    @property
-    def index_bytes(self) -> int:
-        """Size of what says which ids are kept, of all tables, in a file."""
-        return sum(scheme.index_bytes for scheme in self._schemes)
-
     def penalty(self) -> Tensor | None:
         """What all schemes add to the loss of a training step; None: nothing."""
         penalties = [p for scheme in self._schemes if (p := scheme.penalty()) is not None]
@@ -161,6 +161,16 @@ class Embedder(nn.Module):
     def num_bytes(self) -> int:
         """All that training changes of all tables, on all ranks together."""
         return sum(scheme.num_bytes for scheme in self._schemes)
+
+    @property
+    def num_training_bytes(self) -> int:
+        """Of all numbers that training holds of all tables, on all ranks together."""
+        return sum(scheme.num_training_bytes for scheme in self._schemes)
+
+    @property
+    def index_bytes(self) -> int:
+        """Integers beside that, which say where ids go; every rank holds them all."""
+        return sum(scheme.index_bytes for scheme in self._schemes)
 
     def tensor_names(self, tables: Iterable[str]) -> set[str]:
         """Names in the state of all that some logical tables are stored in."""

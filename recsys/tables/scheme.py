@@ -159,6 +159,16 @@ class Scheme(nn.Module, ABC):
         """
         return None
 
+    def served(self, weights: Mapping[str, Tensor]) -> tuple[Scheme, dict[str, Tensor]]:
+        """The scheme that a bundle has in its place, and its whole physical tables by name.
+
+        It may read what training has left, and nothing else. `build_scheme` makes an empty one.
+
+        Args:
+            weights: Whole physical tables by name.
+        """
+        return self, dict(weights)
+
     def gauges(self) -> dict[str, Tensor]:
         """Scalars to log at each validation, the same on all ranks, by name."""
         return {}
@@ -178,9 +188,17 @@ class Scheme(nn.Module, ABC):
         return sum(table.num_bytes for table in self.physical_tables) + own * BYTES_PER_NUMBER
 
     @property
+    def num_training_bytes(self) -> int:
+        """Of all numbers that training holds; more than `num_bytes` where a bundle stores less."""
+        of_tables = sum(table.num_rows * table.dim for table in self.physical_tables)
+        own = sum(parameter.numel() for parameter in self.parameters())
+        return (of_tables + own) * BYTES_PER_NUMBER
+
+    @property
     def index_bytes(self) -> int:
-        """Size, in a file, of what says which ids are kept; training does not change it."""
-        return 0
+        """Integers beside what is trained that say where ids go; 0 where arithmetic says it."""
+        buffers = (t for t in self.state_dict().values() if t.dim() and not t.is_floating_point())
+        return sum(buffer.nbytes for buffer in buffers)
 
 
 def only(lookups: tuple[Lookup, ...], vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:

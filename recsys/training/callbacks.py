@@ -136,6 +136,7 @@ class Results(Callback):
             "seed": task.seed,
             "monitor": task.monitor.partition("/")[2],
             "table_bytes": task.embedder.num_bytes,
+            "table_training_bytes": task.embedder.num_training_bytes,
             "table_index_bytes": task.embedder.index_bytes,
             **part,
         }

@@ -6,10 +6,15 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.columns import count_column
 from features.table_spec import (
+    CCETable,
+    DedupTable,
     DHETable,
+    DPQTable,
     FullTable,
     HashedNetTable,
     HashTable,
+    MergedTable,
+    MGQETable,
     MixedDimTable,
     MultihashTable,
     OptEmbedTable,
@@ -38,6 +43,10 @@ SPECS = {
     "multihash of many": MultihashTable(scheme="multihash", rows=4),
     "multihash as it is": MultihashTable(scheme="multihash", rows=40, weighted=False),
     "pq": PQTable(scheme="pq", rows=40, num_chunks=2),
+    "cce": CCETable(scheme="cce", rows=40, num_chunks=2, cluster_every=2),
+    "dpq": DPQTable(scheme="dpq", rows=80, num_parts=2),
+    "dpq by products": DPQTable(scheme="dpq", rows=80, num_parts=2, mode="sx"),
+    "mgqe": MGQETable(scheme="mgqe", rows=80, num_parts=2),
     "qr": QRTable(scheme="qr", rows=40),
     "qr of many": QRTable(scheme="qr", rows=8),
     "robe": RobeTable(scheme="robe", rows=40, block=2),
@@ -47,11 +56,16 @@ SPECS = {
     "mixed_dim": MixedDimTable(scheme="mixed_dim", rows=80),
     "quantized": QuantizedTable(scheme="quantized"),
     "quantized to 16": QuantizedTable(scheme="quantized", bits=16, step="fixed"),
+    "dedup": DedupTable(scheme="dedup", rows=15, block_rows=4),
+    "merged": MergedTable(scheme="merged", plan="merged.plan"),
     "optembed": OptEmbedTable(scheme="optembed", threshold_lr=0.1, alpha=0.01),
     "pruned": PrunedTable(scheme="pruned", plan="pruned.plan"),
 }
 # What each planned table is cut down from, in its first training.
-STAGED = {"pruned": OptEmbedTable(scheme="optembed")}
+STAGED = {
+    "pruned": OptEmbedTable(scheme="optembed"),
+    "merged": DedupTable(scheme="dedup", rows=60, block_rows=4),
+}
 
 
 def with_plan(table, *, cut=False):
@@ -88,6 +102,9 @@ SHARDED = {
     "turns": UnifiedTable(scheme="unified", rows=60, num_tables=2),
     "multihash": MultihashTable(scheme="multihash", rows=60, num_hashes=4),
     "pq": PQTable(scheme="pq", rows=40, num_chunks=2),
+    "cce": CCETable(scheme="cce", rows=40, num_chunks=2),
+    "dpq": DPQTable(scheme="dpq", rows=80, num_parts=2),
+    "mgqe": MGQETable(scheme="mgqe", rows=80, num_parts=2),
     "qr": QRTable(scheme="qr", rows=40),
     "tt": TTTable(scheme="tt", rows=40),
     "mixed": MixedDimTable(scheme="mixed_dim", rows=120),

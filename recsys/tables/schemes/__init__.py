@@ -11,10 +11,15 @@ from features.table_spec import StagedTable
 from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
 from recsys.tables.scheme import Scheme
+from recsys.tables.schemes.cce import CCEScheme
+from recsys.tables.schemes.coded import CodedScheme
+from recsys.tables.schemes.dedup import DedupScheme
 from recsys.tables.schemes.dhe import DHEScheme
+from recsys.tables.schemes.dpq import DPQScheme
 from recsys.tables.schemes.full import FullScheme
 from recsys.tables.schemes.hash import HashScheme
 from recsys.tables.schemes.hashednet import HashedNetScheme
+from recsys.tables.schemes.merged import MergedScheme
 from recsys.tables.schemes.mixed_dim import MixedDimScheme
 from recsys.tables.schemes.multihash import MultihashScheme
 from recsys.tables.schemes.optembed import OptEmbedScheme
@@ -28,20 +33,21 @@ from recsys.tables.schemes.unified import UnifiedScheme
 from recsys.tables.staged import StagedScheme
 
 
-def build_scheme(table: LogicalTable, *, seed: int = 0) -> Scheme:
+def build_scheme(table: LogicalTable, *, seed: int = 0, is_served: bool = False) -> Scheme:
     """The scheme that the feature file names for a table.
 
     Args:
         table: The logical table.
         seed: Of the first values of the scheme's own parameters, and of what it draws in training;
             first values of physical tables come with the stores.
+        is_served: Whether to make the one that a bundle has, see `Scheme.served`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(salt("scheme", seed, table.name) & 0x7FFFFFFF)
-        return _build(table, seed=seed)
+        return _build(table, seed=seed, is_served=is_served)
 
 
-def _build(table: LogicalTable, *, seed: int) -> Scheme:
+def _build(table: LogicalTable, *, seed: int, is_served: bool) -> Scheme:
     spec = table.spec
     match spec:
         case table_spec.FullTable():
@@ -54,6 +60,10 @@ def _build(table: LogicalTable, *, seed: int) -> Scheme:
             return MultihashScheme(table, spec=spec)
         case table_spec.PQTable():
             return PQScheme(table, spec=spec)
+        case table_spec.CCETable():
+            return CCEScheme(table, spec=spec)
+        case table_spec.DPQTable() | table_spec.MGQETable():
+            return CodedScheme(table, spec=spec) if is_served else DPQScheme(table, spec=spec)
         case table_spec.QRTable():
             return QRScheme(table, spec=spec)
         case table_spec.RobeTable():
@@ -68,6 +78,10 @@ def _build(table: LogicalTable, *, seed: int) -> Scheme:
             return MixedDimScheme(table)
         case table_spec.QuantizedTable():
             return QuantizedScheme(table, spec=spec, seed=seed)
+        case table_spec.DedupTable():
+            return DedupScheme(table, spec=spec)
+        case table_spec.MergedTable():
+            return MergedScheme(table)
         case table_spec.OptEmbedTable():
             return OptEmbedScheme(table, spec=spec, seed=seed)
         case table_spec.PrunedTable():
@@ -78,4 +92,7 @@ def _build(table: LogicalTable, *, seed: int) -> Scheme:
 
 def staged_schemes() -> dict[type[StagedTable], type[StagedScheme]]:
     """Schemes of tables that are trained in stages, by what the feature file names."""
-    return {table_spec.OptEmbedTable: OptEmbedScheme}
+    return {
+        table_spec.OptEmbedTable: OptEmbedScheme,
+        table_spec.DedupTable: DedupScheme,
+    }

@@ -1,22 +1,23 @@
-"""HashedNets: every number of a vector is one of a small array, chosen and signed by hashes."""
+"""HashedNets: every number of a vector is one of a small array, chosen by a hash."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from recsys.tables.array import ArrayScheme
-from recsys.tables.hashing import splitmix64
+from recsys.tables.hashing import hash_to_rows
 
 
 class HashedNetScheme(ArrayScheme):
-    """Coordinate j of id v is number H(v, j) of the array, times +1 or -1.
+    """Coordinate j of id v is number H(v, j) of the array.
 
     Source: Chen et al., HashedNets (2015), https://arxiv.org/abs/1504.04788, section 4.3.
+
+    Differs from the paper: numbers have no random signs. With them no direction is common to all
+    ids, so a dot product cannot say that everybody likes an item: matrix factorisation on
+    MovieLens-1M in 512 rows' numbers stays at a validation AUC of .667, without them it passes .82.
     """
 
-    def pick(
-        self, mixed_L1: Tensor, coordinate_D: Tensor, size_L1: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """A place, and a sign of one bit, from one hash."""
-        hashes_LD = splitmix64(mixed_L1 + coordinate_D)
-        return ((hashes_LD >> 1) & (2**62 - 1)) % size_L1, (hashes_LD & 1) * 2 - 1
+    def pick(self, mixed_L1: Tensor, coordinate_D: Tensor, size_L1: Tensor) -> Tensor:
+        """A place for each coordinate."""
+        return hash_to_rows(mixed_L1, coordinate_D, size_L1)

@@ -32,9 +32,7 @@ class RobeScheme(ArrayScheme):
         """Seed, parts and the width of a window."""
         return {**super().row_meaning(), "block": self.block}
 
-    def pick(
-        self, mixed_L1: Tensor, coordinate_D: Tensor, size_L1: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def pick(self, mixed_L1: Tensor, coordinate_D: Tensor, size_L1: Tensor) -> Tensor:
         """The place of the window, and on from there."""
         start_LD = hash_to_rows(mixed_L1, coordinate_D // self.block, size_L1)
-        return (start_LD + coordinate_D % self.block) % size_L1, None
+        return (start_LD + coordinate_D % self.block) % size_L1
