@@ -31,6 +31,7 @@ from features.split_spec import ColumnSplit, LeaveOneOutSplit, RandomSplit, Temp
 from features.sql import parse_sql
 from features.table_spec import (
     CCETable,
+    DeepLightTable,
     DPQTable,
     FullTable,
     MGQETable,
@@ -46,7 +47,14 @@ from features.times import utc_naive
 YamlPath = tuple[str | int, ...]
 Finding = tuple[YamlPath, str]
 _KNOW_EVERY_ID = (
-    FullTable | QuantizedTable | CCETable | DPQTable | MGQETable | StagedTable | PlannedTable
+    FullTable
+    | QuantizedTable
+    | CCETable
+    | DPQTable
+    | MGQETable
+    | DeepLightTable
+    | StagedTable
+    | PlannedTable
 )
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 

@@ -207,6 +207,44 @@ class MergedTable(PlannedTable):
     scheme: Literal["merged"]
 
 
+class DeepLightTable(SizedTable):
+    """A row for every id, of which training prunes the numbers of smallest magnitude."""
+
+    scheme: Literal["deeplight"]
+    damping_steps: Annotated[float, Field(gt=0)] = 100
+    """Steps in which what is still to be pruned falls by 1%."""
+
+
+class PepTable(StagedTable, SizedTable):
+    """Prunes numbers below thresholds that are trained with them; then what is left is trained."""
+
+    scheme: Literal["pep"]
+    per: Literal["table", "feature", "dimension", "feature_and_dimension"] = "feature_and_dimension"
+    """Numbers that have a threshold in common."""
+    start: float = -15.0
+    """Thresholds are the logistic function of numbers that start here."""
+    decay: Annotated[float, Field(ge=0)] = 1e-5
+    """Weight decay of these numbers, which lets the thresholds grow."""
+
+
+class AutoSrhTable(StagedTable, SizedTable):
+    """Prunes dimensions of ids of like frequency, by factors that are trained with them."""
+
+    scheme: Literal["autosrh"]
+    num_groups: Annotated[int, Field(ge=1)] = 6
+    """Groups of a feature's ids."""
+    l1: Annotated[float, Field(ge=0)] = 1e-5
+    """Weight of the factors' sum in the loss."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """How far a step moves all factors of the table together."""
+
+
+class MaskedTable(PlannedTable):
+    """A row for every id, of which a plan keeps some numbers; the others are zero."""
+
+    scheme: Literal["masked"]
+
+
 class OptEmbedTable(StagedTable):
     """A row for every id, of which a search keeps those of use, each feature's in its own width."""
 
@@ -241,6 +279,10 @@ Table = Annotated[
     | QuantizedTable
     | DedupTable
     | MergedTable
+    | DeepLightTable
+    | PepTable
+    | AutoSrhTable
+    | MaskedTable
     | OptEmbedTable
     | PrunedTable,
     Field(discriminator="scheme"),

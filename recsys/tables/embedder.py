@@ -143,6 +143,10 @@ class Embedder(nn.Module):
         """What decides which rows an id reaches, as JSON, by logical table."""
         return {scheme.table.name: scheme.row_meaning() for scheme in self._schemes}
 
+    def settled_after(self) -> dict[str, int]:
+        """Steps after which logical tables are what the feature file asks for, if not at once."""
+        return {s.table.name: s.settled_after for s in self._schemes if s.settled_after}
+
     def penalty(self) -> Tensor | None:
         """What all schemes add to the loss of a training step; None: nothing."""
         penalties = [p for scheme in self._schemes if (p := scheme.penalty()) is not None]

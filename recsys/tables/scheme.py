@@ -26,6 +26,9 @@ scheme. Coleman et al. (2023): N(0, 1) costs 5 points of AUC on ML-1M."""
 AfterStep = Callable[[int], None]
 """Called on every rank after a step of the optimiser, with the number of steps before it."""
 
+BeforeView = Callable[[int], None]
+"""Called on every rank before tables are evaluated or saved, with the number of steps so far."""
+
 
 @dataclass(frozen=True)
 class PhysicalTable:
@@ -168,6 +171,22 @@ class Scheme(nn.Module, ABC):
             weights: Whole physical tables by name.
         """
         return self, dict(weights)
+
+    def before_views(self, parts: Sequence[Part]) -> BeforeView | None:
+        """What to do before tables are evaluated or saved in training, besides; None: nothing.
+
+        Args:
+            parts: As `after_steps` gets them.
+        """
+        return None
+
+    @property
+    def settled_after(self) -> int:
+        """Steps after which the tables are what the feature file asks for.
+
+        Validations before that choose no checkpoint and stop no training.
+        """
+        return 0
 
     def gauges(self) -> dict[str, Tensor]:
         """Scalars to log at each validation, the same on all ranks, by name."""

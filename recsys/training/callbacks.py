@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from recsys.training.run import RunConfig
-from recsys.training.stages import StopWhenFinished
+from recsys.training.stages import StopWhenFinished, needs_its_end
 from recsys.training.task import Task
 
 
@@ -77,6 +77,37 @@ class EpochLines(Callback):
         print(f"epoch {trainer.current_epoch}  {elapsed_s:.0f} s  {values}{eta}", flush=True)
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint of the best validation, of those that count."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep it, where validations are once an epoch."""
+        if _is_settled(pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep it, where they are not."""
+        if _is_settled(pl_module):
+            super().on_validation_end(trainer, pl_module)
+
+
+class Patience(EarlyStopping):
+    """Stops after validations without a better result, of those that count.
+
+    A run that it had stopped, resumed, takes no further step.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at once where patience is at an end."""
+        if 0 < self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count."""
+        if _is_settled(pl_module):
+            super().on_validation_end(trainer, pl_module)
+
+
 class Results(Callback):
     """Writes `metrics.json`: values beside the protocol and data they belong to.
 
@@ -106,10 +137,12 @@ class Results(Callback):
         return time.perf_counter() - self._started_s
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the values of the best validation so far, or of a lone one."""
+        """Keep the values of the best validation that counts so far, or of a lone one."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Task)
+        if trainer.state.fn == "fit" and not pl_module.is_settled:
+            return
         values = _values(trainer, "val/")
         best = self._read().get("val", {}) if trainer.state.fn == "fit" else {}
         score, best_score = values.get(pl_module.monitor), best.get(pl_module.monitor)
@@ -149,13 +182,9 @@ class Results(Callback):
         return json.loads(self._file.read_text()) if self._file.is_file() else {}
 
 
-class Patience(EarlyStopping):
-    """Early stopping; a run that it had stopped, resumed, takes no further step."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop at once where patience is at an end."""
-        if 0 < self.wait_count >= self.patience:
-            trainer.should_stop = True
+def _is_settled(task: LightningModule) -> bool:
+    assert isinstance(task, Task)
+    return task.is_settled
 
 
 def _values(trainer: Trainer, prefix: str) -> dict[str, float | None]:
@@ -167,7 +196,7 @@ def _values(trainer: Trainer, prefix: str) -> dict[str, float | None]:
 def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callback]:
     """Checkpoints, early stopping, progress and results of a run."""
     callbacks: list[Callback] = [
-        ModelCheckpoint(
+        BestCheckpoint(
             dirpath=directory / "checkpoints",
             filename="best",
             monitor=task.monitor,
@@ -185,7 +214,7 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
     ]
     if run.warm_up:
         callbacks.append(StopWhenFinished())
-    if run.patience is not None:
+    if run.patience is not None and not (run.warm_up and needs_its_end(task)):
         callbacks.append(
             Patience(
                 monitor=task.monitor,

@@ -136,7 +136,9 @@ class RecsysCLI(LightningCLI):
         checkpoints = self.directory / "checkpoints"
         if not (checkpoints / "best.ckpt").exists():
             self.trainer.save_checkpoint(checkpoints / "last.ckpt")
-            print(f"{checkpoints}/last.ckpt: stopped before a validation, so nothing is tested")
+            first = self.model.settled_after
+            counts = f" after step {first}, from which on they count" if first else ""
+            print(f"{checkpoints}/last.ckpt: no validation{counts}, so nothing is tested")
             return
         if self.run.test and self.datamodule.has_split("test"):
             best = str(checkpoints / "best.ckpt")

@@ -46,6 +46,12 @@ def check_stages(
         )
 
 
+def needs_its_end(task: Task) -> bool:
+    """Whether a warm-up must go on however its validations turn out: its end is what counts."""
+    schemes = task.embedder.schemes.values()
+    return any(isinstance(scheme, StagedScheme) and scheme.takes == "last" for scheme in schemes)
+
+
 class StopWhenFinished(Callback):
     """Ends a warm-up as soon as the tables trained in stages have what they need."""
 

@@ -133,6 +133,7 @@ class TorchRecStrategy(DDPStrategy):
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
     ) -> None:
         """Write the tensors of all ranks and what Lightning wants to keep."""
+        self.task.before_view()
         write_checkpoint(
             Path(filepath),
             tensors=self._model_tensors() | self._fused_tensors() | self._dense_tensors(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,15 +19,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from features.errors import CheckpointMismatchError, RunConfigError, SchemaMismatchError
 from features.schema import FeatureSchema
 from recsys.checkpoint import Manifest
-from recsys.tables.after_steps import after_steps
+from recsys.tables.after_steps import after_steps, before_views
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
 from recsys.tables.logical import LogicalTable, logical_tables
 from recsys.tables.plan import check_optimizer
-from recsys.tables.scheme import AfterStep
+from recsys.tables.scheme import AfterStep, BeforeView
 from recsys.types import Batch, FieldLayout
+
+_log = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -66,6 +69,7 @@ class Task(LightningModule, ABC):
         self.start_from: Path | None = None
         self._schema: FeatureSchema | None = None
         self._after_steps: tuple[AfterStep, ...] = ()
+        self._before_views: tuple[BeforeView, ...] = ()
 
     # --------------------------------------------------------------------------------- build
     def build(self, schema: FeatureSchema) -> None:
@@ -181,8 +185,14 @@ class Task(LightningModule, ABC):
             torch.cuda.manual_seed(seed)
 
     def on_train_start(self) -> None:
-        """Let schemes see the values that training begins with; a checkpoint is loaded by now."""
+        """Let schemes see the values that training begins with; a checkpoint is loaded by now.
+
+        Raises:
+            RunConfigError: training would end before a table is what the feature file asks for.
+        """
+        self._check_length(self.trainer.estimated_stepping_batches)
         self._after_steps = after_steps(self.embedder)
+        self._before_views = before_views(self.embedder)
 
     def optimizer_step(
         self,
@@ -195,6 +205,42 @@ class Task(LightningModule, ABC):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for after_step in self._after_steps:
             after_step(self.global_step)
+
+    def on_validation_start(self) -> None:
+        """Evaluate what would be saved."""
+        self.before_view()
+
+    def before_view(self) -> None:
+        """Let schemes bring their tables, in training, to what may be evaluated and saved."""
+        for before_view in self._before_views:
+            before_view(self.global_step)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all tables are what the feature file asks for, so that validations count."""
+        return self.global_step >= self.settled_after
+
+    @property
+    def settled_after(self) -> int:
+        """Steps after which they are."""
+        return max(self.embedder.settled_after().values(), default=0)
+
+    def _check_length(self, num_steps: int | float) -> None:
+        mistakes = [
+            f"trainer: training ends after {num_steps} steps, before tables.{name} meets its "
+            f"budget, got max_epochs {self.trainer.max_epochs} and max_steps "
+            f"{self.trainer.max_steps}; allowed {least} steps and more; train longer, or change "
+            f"the pace of the table in the feature file"
+            for name, least in self.embedder.settled_after().items()
+            if num_steps < least
+        ]
+        if mistakes:
+            raise RunConfigError(mistakes)
+        if self.settled_after and self.trainer.is_global_zero:
+            _log.info(
+                "validations count after step %d, when tables meet their budgets",
+                self.settled_after,
+            )
 
     def with_penalty(self, loss: Tensor) -> Tensor:
         """The loss of a step, and what the schemes of tables add to it."""

@@ -6,18 +6,22 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.columns import count_column
 from features.table_spec import (
+    AutoSrhTable,
     CCETable,
     DedupTable,
+    DeepLightTable,
     DHETable,
     DPQTable,
     FullTable,
     HashedNetTable,
     HashTable,
+    MaskedTable,
     MergedTable,
     MGQETable,
     MixedDimTable,
     MultihashTable,
     OptEmbedTable,
+    PepTable,
     PlannedTable,
     PQTable,
     PrunedTable,
@@ -58,13 +62,22 @@ SPECS = {
     "quantized to 16": QuantizedTable(scheme="quantized", bits=16, step="fixed"),
     "dedup": DedupTable(scheme="dedup", rows=15, block_rows=4),
     "merged": MergedTable(scheme="merged", plan="merged.plan"),
+    "deeplight": DeepLightTable(scheme="deeplight", rows=40, damping_steps=0.005),
+    "masked": MaskedTable(scheme="masked", plan="table.plan.safetensors"),
     "optembed": OptEmbedTable(scheme="optembed", threshold_lr=0.1, alpha=0.01),
     "pruned": PrunedTable(scheme="pruned", plan="pruned.plan"),
 }
+# Schemes of a first training.
+WARM_UPS = {
+    "pep": PepTable(scheme="pep", rows=15),
+    "pep of a table": PepTable(scheme="pep", rows=15, per="table"),
+    "autosrh": AutoSrhTable(scheme="autosrh", rows=15),
+}
 # What each planned table is cut down from, in its first training.
 STAGED = {
-    "pruned": OptEmbedTable(scheme="optembed"),
+    "masked": WARM_UPS["pep"],
     "merged": DedupTable(scheme="dedup", rows=60, block_rows=4),
+    "pruned": OptEmbedTable(scheme="optembed"),
 }
 
 

@@ -11,18 +11,22 @@ from features.table_spec import StagedTable
 from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
 from recsys.tables.scheme import Scheme
+from recsys.tables.schemes.autosrh import AutoSrhScheme
 from recsys.tables.schemes.cce import CCEScheme
 from recsys.tables.schemes.coded import CodedScheme
 from recsys.tables.schemes.dedup import DedupScheme
+from recsys.tables.schemes.deeplight import DeepLightScheme
 from recsys.tables.schemes.dhe import DHEScheme
 from recsys.tables.schemes.dpq import DPQScheme
 from recsys.tables.schemes.full import FullScheme
 from recsys.tables.schemes.hash import HashScheme
 from recsys.tables.schemes.hashednet import HashedNetScheme
+from recsys.tables.schemes.masked import MaskedScheme
 from recsys.tables.schemes.merged import MergedScheme
 from recsys.tables.schemes.mixed_dim import MixedDimScheme
 from recsys.tables.schemes.multihash import MultihashScheme
 from recsys.tables.schemes.optembed import OptEmbedScheme
+from recsys.tables.schemes.pep import PepScheme
 from recsys.tables.schemes.pq import PQScheme
 from recsys.tables.schemes.pruned import PrunedScheme
 from recsys.tables.schemes.qr import QRScheme
@@ -82,6 +86,14 @@ def _build(table: LogicalTable, *, seed: int, is_served: bool) -> Scheme:
             return DedupScheme(table, spec=spec)
         case table_spec.MergedTable():
             return MergedScheme(table)
+        case table_spec.DeepLightTable():
+            return DeepLightScheme(table, spec=spec)
+        case table_spec.PepTable():
+            return PepScheme(table, spec=spec, seed=seed)
+        case table_spec.AutoSrhTable():
+            return AutoSrhScheme(table, spec=spec, seed=seed)
+        case table_spec.MaskedTable():
+            return MaskedScheme(table)
         case table_spec.OptEmbedTable():
             return OptEmbedScheme(table, spec=spec, seed=seed)
         case table_spec.PrunedTable():
@@ -95,4 +107,6 @@ def staged_schemes() -> dict[type[StagedTable], type[StagedScheme]]:
     return {
         table_spec.OptEmbedTable: OptEmbedScheme,
         table_spec.DedupTable: DedupScheme,
+        table_spec.PepTable: PepScheme,
+        table_spec.AutoSrhTable: AutoSrhScheme,
     }
