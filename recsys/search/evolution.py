@@ -5,6 +5,7 @@ Source: Lyu et al., OptEmbed (2022), https://arxiv.org/abs/2208.04482, algorithm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,10 @@ class EvolutionConfig:
     others are ranked by AUC.
     """
 
+    max_share: float = 1.0
+    """Most numbers that the winner may have, as a share of those of a row of the whole width for
+    every id. Larger candidates rank behind all others, the smaller the better."""
+
     def __post_init__(self) -> None:
         """Check.
 
@@ -61,6 +66,10 @@ class EvolutionConfig:
             mistakes.append(
                 f"--mutation_rate: is no probability, got {self.mutation_rate}; allowed above 0, "
                 f"up to 1"
+            )
+        if not 0 < self.max_share <= 1:
+            mistakes.append(
+                f"--max_share: is no share, got {self.max_share}; allowed above 0, up to 1"
             )
         if self.tolerance < 0:
             mistakes.append(f"--tolerance: is below 0, got {self.tolerance}; allowed 0 and more")
@@ -83,15 +92,26 @@ class Candidate:
     size: int
 
 
-def ranked(candidates: Collection[Candidate], *, tolerance: float) -> list[Candidate]:
-    """Candidates, the best first; see `EvolutionConfig.tolerance`."""
-    enough = max(candidate.auc for candidate in candidates) - tolerance
+def ranked(
+    candidates: Collection[Candidate], *, tolerance: float, max_size: float = math.inf
+) -> list[Candidate]:
+    """Candidates, the best first; see `EvolutionConfig.tolerance` and `max_share`.
 
-    def place(candidate: Candidate) -> tuple[bool, float, float, Genes]:
+    Args:
+        candidates: At least one.
+        tolerance: AUC that the best may lack.
+        max_size: Numbers that the best may have.
+    """
+    small = [candidate.auc for candidate in candidates if candidate.size <= max_size]
+    enough = max(small, default=0.0) - tolerance
+
+    def place(candidate: Candidate) -> tuple[int, float, float, Genes]:
+        if candidate.size > max_size:
+            return 2, candidate.size, -candidate.auc, candidate.genes
         if candidate.auc < enough:
-            return True, -candidate.auc, candidate.size, candidate.genes
+            return 1, -candidate.auc, candidate.size, candidate.genes
         size = candidate.size if tolerance else 0
-        return False, size, -candidate.auc, candidate.genes
+        return 0, size, -candidate.auc, candidate.genes
 
     return sorted(candidates, key=place)
 
@@ -114,6 +134,8 @@ def next_population(
     most: Sequence[int],
     config: EvolutionConfig,
     rng: Generator,
+    *,
+    max_size: float = math.inf,
 ) -> list[Genes]:
     """Mutations and crossovers of the best candidates so far.
 
@@ -125,9 +147,10 @@ def next_population(
         most: Greatest width of each feature.
         config: How many of what.
         rng: What is drawn from.
+        max_size: Numbers that the best may have.
     """
-    best = ranked(known.values(), tolerance=config.tolerance)[: config.num_parents]
-    parents = [candidate.genes for candidate in best]
+    best = ranked(known.values(), tolerance=config.tolerance, max_size=max_size)
+    parents = [candidate.genes for candidate in best[: config.num_parents]]
     found: list[Genes] = []
 
     def add_new(breed: Callable[[], Genes]) -> None:

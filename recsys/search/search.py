@@ -33,13 +33,20 @@ _INPUTS = "inputs.json"
 _OF_TRAINING = ("--trainer.", "--data.", "--model.", "--run.", "--seed_everything")
 
 
-def search(stages: Stages, *, evolution: EvolutionConfig, max_examples: int) -> None:
+def search(
+    stages: Stages,
+    *,
+    evolution: EvolutionConfig,
+    max_examples: int,
+    warm_up_epochs: int | None = None,
+) -> None:
     """Warm up, compress, retrain; what is done already is not done again.
 
     Args:
         stages: Of an experiment whose feature file has tables that are trained in stages.
         evolution: How widths are searched, where the tables need them.
         max_examples: Validation rows at most, by which widths are judged.
+        warm_up_epochs: Most epochs of the first training. None: as the experiment says.
 
     Raises:
         RecsysError: the feature file has no such tables, a training failed, or the folder is that
@@ -48,9 +55,16 @@ def search(stages: Stages, *, evolution: EvolutionConfig, max_examples: int) -> 
     features = features_of(stages.experiment)
     kind = _kind(load_feature_set(features), name=str(features))
     with stages.alone():
-        choices = {**asdict(evolution), "max_examples": max_examples}
+        choices = {
+            **asdict(evolution),
+            "max_examples": max_examples,
+            "warm_up_epochs": warm_up_epochs,
+        }
         _check_inputs(stages, features, choices)
-        stages.fit(WARM_UP, features, "--run.warm_up", "true", "--run.test", "false")
+        first = ["--run.warm_up", "true", "--run.test", "false"]
+        if warm_up_epochs is not None:
+            first += ["--trainer.max_epochs", str(warm_up_epochs)]
+        stages.fit(WARM_UP, features, *first)
         best = stages.directory / WARM_UP / "checkpoints" / f"{kind.takes}.ckpt"
         compress(best, stages.directory / COMPRESS, evolution=evolution, max_examples=max_examples)
         start = ("--run.start_from", str(best)) if kind.keeps_network else ()
@@ -104,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("-c", dest="config", type=Path, required=True, metavar="EXPERIMENT")
     add("--out", type=Path, required=True, metavar="FOLDER", help="of the stages")
     add("--max_examples", type=int, default=_EXAMPLES, help="validation rows that judge widths")
+    add("--warm_up_epochs", type=int, metavar="N", help="most epochs of the first training")
     for field in fields(EvolutionConfig):
         add(f"--{field.name}", type=type(field.default), default=field.default, help="of widths")
     options, more = parser.parse_known_args(arguments)
@@ -112,7 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = [field.name for field in fields(EvolutionConfig)]
         evolution = EvolutionConfig(**{name: getattr(options, name) for name in names})
         stages = Stages(options.config, options.out.resolve(), arguments=tuple(more))
-        search(stages, evolution=evolution, max_examples=options.max_examples)
+        search(
+            stages,
+            evolution=evolution,
+            max_examples=options.max_examples,
+            warm_up_epochs=options.warm_up_epochs,
+        )
         print("\n".join(outcome_lines(stages.directory / WARM_UP, stages.directory / RETRAIN)))
         return 0
     except RecsysError as error:

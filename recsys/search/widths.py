@@ -52,7 +52,9 @@ class WidthSearch:
             if number == 0:
                 population = first_population(most, self.config, draws)
             else:
-                population = next_population(self.known, most, self.config, draws)
+                population = next_population(
+                    self.known, most, self.config, draws, max_size=self.max_size
+                )
             for genes in population:
                 if genes not in self.known:
                     self.known[genes] = self.supernet.candidate(genes)
@@ -67,7 +69,13 @@ class WidthSearch:
     @property
     def best(self) -> Candidate:
         """Of all that were tried."""
-        return ranked(self.known.values(), tolerance=self.config.tolerance)[0]
+        tolerance = self.config.tolerance
+        return ranked(self.known.values(), tolerance=tolerance, max_size=self.max_size)[0]
+
+    @property
+    def max_size(self) -> float:
+        """Numbers that the winner may have."""
+        return self.config.max_share * self.supernet.full_size
 
     def widths(self, genes: Genes) -> dict[str, dict[str, int]]:
         """Width by table and feature."""

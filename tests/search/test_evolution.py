@@ -101,6 +101,19 @@ def test_within_the_tolerance_the_smallest_wins():
         assert [c.size for c in ranked(order, tolerance=0.01)] == [300, 500, 900, 100]
 
 
+def test_what_is_too_large_comes_last_and_the_smaller_the_better():
+    found = [
+        Candidate((9, 9), 0.90, 900),
+        Candidate((5, 9), 0.91, 800),
+        Candidate((1, 5), 0.8949, 300),
+        Candidate((1, 1), 0.85, 100),
+    ]
+    for order in itertools.permutations(found):
+        assert [c.size for c in ranked(order, tolerance=0, max_size=300)] == [300, 100, 800, 900]
+        assert [c.size for c in ranked(order, tolerance=0.1, max_size=300)] == [100, 300, 800, 900]
+        assert [c.size for c in ranked(order, tolerance=0, max_size=50)] == [100, 300, 800, 900]
+
+
 def test_a_space_of_one_candidate_ends():
     populations, known = evolve(EvolutionConfig(generations=3), most=(1, 1, 1, 1, 1))
     assert list(known) == [(1, 1, 1, 1, 1)]
@@ -113,6 +126,7 @@ def test_a_space_of_one_candidate_ends():
         ({"generations": 0}, "--generations: is too small, got 0; allowed 1 and more"),
         ({"num_mutations": 0, "num_crossovers": 0}, "--num_mutations, --num_crossovers: are both"),
         ({"mutation_rate": 0.0}, "--mutation_rate: is no probability, got 0.0"),
+        ({"max_share": 1.5}, "--max_share: is no share, got 1.5"),
         ({"tolerance": -0.1}, "--tolerance: is below 0, got -0.1"),
     ],
 )

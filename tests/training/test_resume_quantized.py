@@ -20,6 +20,8 @@ for feature, table in (("user", "own"), ("item", "one")):
     QUANTIZED = QUANTIZED.replace(
         feature + CATEGORICAL, f"{feature}{CATEGORICAL}, table: {table}", 1
     )
+QUANTIZED = QUANTIZED.replace('split: "|"', 'split: "|", table: rows')
+QUANTIZED = QUANTIZED.replace('timestamp)"', 'timestamp)", table: rows')
 
 
 @pytest.mark.parametrize(("world_size", "sizes"), [(1, [0, 10**6]), (2, [0])])
