@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from features.sizes import format_bytes, parse_bytes
 from features.spec import FeatureSet, Sequence
-from features.table_spec import QuantizedTable, SizedTable, StoredTable, stored_tables
+from features.table_spec import (
+    PlannedTable,
+    QuantizedTable,
+    SizedTable,
+    StoredTable,
+    stored_tables,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,9 +32,9 @@ class TableSummary:
         name: Of the table.
         scheme: Of the table.
         readers: Features that read it.
-        rows: None where only data says.
+        rows: None where only data, or a plan, says.
         dim: Width of a row.
-        num_bytes: Of all that is trained; None where only data says.
+        num_bytes: Of all that is trained; None where only data, or a plan, says.
     """
 
     name: str
@@ -81,7 +87,7 @@ def _size(table: StoredTable, *, dim: int, num_ids: int | None) -> tuple[int | N
         num_bytes = parse_bytes(table.budget)
         return num_bytes // (dim * FLOAT_BYTES), num_bytes
     rows = table.rows if isinstance(table, SizedTable) else num_ids
-    if rows is None:
+    if rows is None or isinstance(table, PlannedTable):
         return None, None
     if isinstance(table, QuantizedTable):
         num_steps = rows if table.step == "learned" else 1
@@ -109,13 +115,14 @@ def report(feature_set: FeatureSet, schema: FeatureSchema | None) -> list[Table]
     for column in ("rows", "dim", "bytes"):
         tables.add_column(column, justify="right")
     for summary in table_summaries(feature_set, schema):
+        unknown = "from data" if schema is None else "from plan"
         tables.add_row(
             summary.name,
             summary.scheme,
             ", ".join(summary.readers),
-            "from data" if summary.rows is None else f"{summary.rows:,}",
+            unknown if summary.rows is None else f"{summary.rows:,}",
             str(summary.dim),
-            "from data" if summary.num_bytes is None else format_bytes(summary.num_bytes),
+            unknown if summary.num_bytes is None else format_bytes(summary.num_bytes),
         )
     return [features, tables] if tables.rows else [features]
 

@@ -25,13 +25,20 @@ from features.spec import (
     HashEncoding,
     Label,
     Sequence,
+    VocabEncoding,
 )
 from features.split_spec import ColumnSplit, LeaveOneOutSplit, RandomSplit, TemporalSplit
 from features.sql import parse_sql
 from features.table_spec import (
+    CCETable,
+    DeepLightTable,
+    DPQTable,
     FullTable,
+    MGQETable,
+    PlannedTable,
     QuantizedTable,
     SizedTable,
+    StagedTable,
     StoredTable,
     Table,
     UnifiedTable,
@@ -41,6 +48,16 @@ from features.times import utc_naive
 
 YamlPath = tuple[str | int, ...]
 Finding = tuple[YamlPath, str]
+_KNOW_EVERY_ID = (
+    FullTable
+    | QuantizedTable
+    | CCETable
+    | DPQTable
+    | MGQETable
+    | DeepLightTable
+    | StagedTable
+    | PlannedTable
+)
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -216,6 +233,16 @@ def _table_use(path: YamlPath, feature: EmbeddedFeature, draft: Draft) -> Iterat
                 f"drop it or read a table of scheme unified"
             ),
         )
+    has_counts = isinstance(feature, Categorical) and isinstance(feature.encoding, VocabEncoding)
+    if any(isinstance(table, MGQETable) for table in stored) and not has_counts:
+        yield (
+            (*path, "table"),
+            (
+                f"a mgqe table tells frequent ids from rare ones, got a feature without a "
+                f"vocabulary for {feature.table!r}; set `encoding: vocab`, or read a table of "
+                f"scheme dpq"
+            ),
+        )
 
 
 def _stored(feature: EmbeddedFeature, draft: Draft) -> list[StoredTable]:
@@ -228,9 +255,7 @@ def _categorical(path: YamlPath, feature: Categorical, draft: Draft) -> Iterator
     if feature.split == "":
         yield (*path, "split"), "must be one character or more, got ''"
     with_a_row_per_id = [
-        table.scheme
-        for table in _stored(feature, draft)
-        if isinstance(table, FullTable | QuantizedTable)
+        table.scheme for table in _stored(feature, draft) if isinstance(table, _KNOW_EVERY_ID)
     ]
     is_full = bool(with_a_row_per_id) or (feature.table is None and feature.like is None)
     if isinstance(feature.encoding, HashEncoding) and feature.encoding.size is None and is_full:

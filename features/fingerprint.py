@@ -42,6 +42,19 @@ def fingerprint(schema: FeatureSchema) -> str:
     return _digest(json.dumps(content, sort_keys=True, ensure_ascii=True).encode())
 
 
+def fingerprint_ids(schema: FeatureSchema, table: str) -> str:
+    """Sixteen hexadecimal digits that change where ids of a table mean other values.
+
+    Args:
+        schema: Fitted.
+        table: A logical table.
+    """
+    feature_set = schema.feature_set
+    readers = [f for f in feature_set.embedded if feature_set.table_of(f.name) == table]
+    content = {reader.name: _feature(schema, reader) for reader in readers}
+    return _digest(json.dumps(content, sort_keys=True, ensure_ascii=True).encode())
+
+
 def _feature(schema: FeatureSchema, feature: Any) -> dict[str, Any]:
     content: dict[str, Any] = {"kind": feature.kind}
     if isinstance(feature, ColumnFeature):

@@ -16,6 +16,7 @@ from features.spec import (
     IdentityEncoding,
     VocabEncoding,
 )
+from features.table_plan import TablePlan
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class FeatureSchema:
         boundaries: Of every bucketized feature, given or fitted.
         moments: Of every dense feature.
         multi_valued: Categorical features whose rows hold lists of values.
+        plans: Of planned tables, by table.
     """
 
     feature_set: FeatureSet
@@ -71,6 +73,7 @@ class FeatureSchema:
     boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
     multi_valued: tuple[str, ...] = ()
+    plans: Mapping[str, TablePlan] = field(default_factory=dict)
 
     def is_multi_valued(self, feature: str) -> bool:
         """Whether an event may have other than one id of the feature."""

@@ -1,4 +1,8 @@
-"""A fitted schema on disk: `schema.json` beside `vocabularies/FEATURE.parquet`."""
+"""A fitted schema on disk: `schema.json` beside `vocabularies/FEATURE.parquet`.
+
+Plans of tables lie in `plans/TABLE.safetensors`, without the values that training begins with:
+beside a saved schema there are trained ones.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,12 @@ from pydantic import ValidationError
 from features.errors import SchemaMismatchError
 from features.schema import FeatureSchema, Moments, Vocabulary
 from features.spec import FeatureSet
+from features.table_plan import read_plan, write_plan
 
 FORMAT = 1
 _JSON = "schema.json"
 _VOCABULARIES = "vocabularies"
+_PLANS = "plans"
 
 
 def save_schema(schema: FeatureSchema, directory: Path) -> None:
@@ -33,6 +39,7 @@ def save_schema(schema: FeatureSchema, directory: Path) -> None:
     for name, vocabulary in schema.vocabularies.items():
         table = pl.DataFrame({"value": vocabulary.values, "count": vocabulary.counts})
         table.write_parquet(vocabularies / f"{name}.parquet")
+    _save_plans(schema, directory / _PLANS)
     content = {
         "format": FORMAT,
         "fingerprint": schema.fingerprint(),
@@ -41,6 +48,7 @@ def save_schema(schema: FeatureSchema, directory: Path) -> None:
         "boundaries": dict(schema.boundaries),
         "moments": {name: asdict(moments) for name, moments in schema.moments.items()},
         "multi_valued": schema.multi_valued,
+        "plans": {name: plan.digest for name, plan in schema.plans.items()},
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     (directory / _JSON).write_text(text, encoding="utf-8")
@@ -82,6 +90,12 @@ def load_schema(directory: Path) -> FeatureSchema:
             f"{directory}: contents were changed, got fingerprint {fingerprint}; written was "
             f"{content['fingerprint']}; fit it again"
         )
+    changed = [n for n, plan in schema.plans.items() if plan.digest != content["plans"][n]]
+    if changed:
+        raise SchemaMismatchError(
+            f"{directory}: the plan of table {changed[0]!r} was changed; take the one it was "
+            f"saved with"
+        )
     return schema
 
 
@@ -95,7 +109,18 @@ def _read(content: dict[str, Any], directory: Path) -> FeatureSchema:
         boundaries={name: tuple(b) for name, b in content["boundaries"].items()},
         moments={name: Moments(**moments) for name, moments in content["moments"].items()},
         multi_valued=tuple(content["multi_valued"]),
+        plans={
+            name: read_plan(directory / _PLANS / f"{name}.safetensors")
+            for name in content.get("plans", {})  # absent before there were any
+        },
     )
+
+
+def _save_plans(schema: FeatureSchema, directory: Path) -> None:
+    for stale in directory.glob("*.safetensors"):
+        stale.unlink()
+    for name, plan in schema.plans.items():
+        write_plan(plan.without_first_values(), directory / f"{name}.safetensors")
 
 
 def _vocabulary(path: Path) -> Vocabulary:

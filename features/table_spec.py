@@ -16,6 +16,20 @@ class TableBase(Spec):
     """Width of the vector of an id. None: that of `defaults`."""
 
 
+class StagedTable(TableBase):
+    """A table that is trained more than once, by `python -m recsys search`.
+
+    The first training finds out what of it is of use, the last one trains a planned table of that.
+    """
+
+
+class PlannedTable(TableBase):
+    """A table cut down by a plan, as an earlier stage of training wrote it."""
+
+    plan: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    """Name of the plan's file, which lies beside the feature file."""
+
+
 class FullTable(TableBase):
     """A row of its own for every id of every feature that reads the table."""
 
@@ -80,6 +94,45 @@ class PQTable(MultiplexedTable):
     """Chunks, side by side; they divide the width."""
 
 
+class CCETable(MultiplexedTable):
+    """Clustered compositional embeddings: chunks of a vector, each from a cluster and a hash."""
+
+    scheme: Literal["cce"]
+    num_chunks: Annotated[int, Field(ge=1)] = 4
+    """Chunks, side by side; they divide the width."""
+    cluster_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps of the optimiser from one clustering to the next."""
+    num_clusterings: Annotated[int, Field(ge=0)] = 6
+    """Clusterings in all; training should go on for a while after the last."""
+
+
+class DPQTable(SizedTable):
+    """Differentiable product quantisation: a bundle has codes of ids, and the values they pick.
+
+    Its size is that of codes and values; in training there is a row for every id.
+    """
+
+    scheme: Literal["dpq"]
+    num_parts: Annotated[int, Field(ge=1)] = 8
+    """Parts of a vector, each with a code and values of its own; they divide the width."""
+    mode: Literal["vq", "sx"] = "vq"
+    """Whether a part picks the nearest value, or by the product with keys of the values."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """How much rows are drawn to the values that they pick; of mode vq."""
+
+
+class MGQETable(SizedTable):
+    """Multi-granular quantised embeddings: as dpq, with fewer choices for rare ids."""
+
+    scheme: Literal["mgqe"]
+    num_parts: Annotated[int, Field(ge=1)] = 8
+    """Parts of a vector, each with a code and values of its own; they divide the width."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """How much rows are drawn to the values that they pick."""
+    frequent_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of each feature's ids that have all choices, the most frequent; others a quarter."""
+
+
 class QRTable(MultiplexedTable):
     """Quotient and remainder: the product of two rows, which tell all ids apart."""
 
@@ -135,19 +188,103 @@ class QuantizedTable(TableBase):
     """Numbers are whole multiples of it; where steps are learned, at the start."""
 
 
+class DedupTable(StagedTable, SizedTable):
+    """A row for every id; then blocks of rows are merged where they are alike."""
+
+    scheme: Literal["dedup"]
+    block_rows: Annotated[int, Field(ge=1)] = 1
+    """Rows of a block."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    """Numbers that differ by no more are alike."""
+    similar_share: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Share of a block's numbers that are to be alike; nearest blocks follow where it is not."""
+    seed: int = 0
+
+
+class MergedTable(PlannedTable):
+    """Blocks of rows, some of which stand for others by a plan."""
+
+    scheme: Literal["merged"]
+
+
+class DeepLightTable(SizedTable):
+    """A row for every id, of which training prunes the numbers of smallest magnitude."""
+
+    scheme: Literal["deeplight"]
+    damping_steps: Annotated[float, Field(gt=0)] = 100
+    """Steps in which what is still to be pruned falls by 1%."""
+
+
+class PepTable(StagedTable, SizedTable):
+    """Prunes numbers below thresholds that are trained with them; then what is left is trained."""
+
+    scheme: Literal["pep"]
+    per: Literal["table", "feature", "dimension", "feature_and_dimension"] = "feature_and_dimension"
+    """Numbers that have a threshold in common."""
+    start: float = -15.0
+    """Thresholds are the logistic function of numbers that start here."""
+    decay: Annotated[float, Field(ge=0)] = 1e-5
+    """Weight decay of these numbers, which lets the thresholds grow."""
+
+
+class AutoSrhTable(StagedTable, SizedTable):
+    """Prunes dimensions of ids of like frequency, by factors that are trained with them."""
+
+    scheme: Literal["autosrh"]
+    num_groups: Annotated[int, Field(ge=1)] = 6
+    """Groups of a feature's ids."""
+    l1: Annotated[float, Field(ge=0)] = 1e-5
+    """Weight of the factors' sum in the loss."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """How far a step moves all factors of the table together."""
+
+
+class MaskedTable(PlannedTable):
+    """A row for every id, of which a plan keeps some numbers; the others are zero."""
+
+    scheme: Literal["masked"]
+
+
+class OptEmbedTable(StagedTable):
+    """A row for every id, of which a search keeps those of use, each feature's in its own width."""
+
+    scheme: Literal["optembed"]
+    threshold_lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the norms above which rows are kept, one for each feature."""
+    alpha: Annotated[float, Field(ge=0)] = 1e-5
+    """Weight of exp(-threshold) in the loss: how much thresholds are pushed up."""
+
+
+class PrunedTable(PlannedTable):
+    """Rows of some ids alone, each feature's in a width of its own; other ids read zeros."""
+
+    scheme: Literal["pruned"]
+
+
 StoredTable = Annotated[
     FullTable
     | HashTable
     | UnifiedTable
     | MultihashTable
     | PQTable
+    | CCETable
+    | DPQTable
+    | MGQETable
     | QRTable
     | RobeTable
     | HashedNetTable
     | TTTable
     | DHETable
     | MixedDimTable
-    | QuantizedTable,
+    | QuantizedTable
+    | DedupTable
+    | MergedTable
+    | DeepLightTable
+    | PepTable
+    | AutoSrhTable
+    | MaskedTable
+    | OptEmbedTable
+    | PrunedTable,
     Field(discriminator="scheme"),
 ]
 
@@ -165,6 +302,16 @@ class DecoupledTable(TableBase):
     """What the found events and the target are described by."""
     separate_target: bool = False
     """Whether the target has two tables of its own, apart from those of the history."""
+
+    @model_validator(mode="after")
+    def _roles_in_one_training(self) -> DecoupledTable:
+        for role in ROLES:
+            table = self.role(role)
+            if isinstance(table, StagedTable | PlannedTable):
+                raise ValueError(
+                    f"{role}: must be a table of one training without a plan, got {table.scheme}"
+                )
+        return self
 
     def role(self, role: Role) -> StoredTable:
         """The table of a role."""

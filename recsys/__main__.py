@@ -14,6 +14,7 @@ VERBS = {
     "compare-tables": ("recsys.search.compare", "train with tables stored in several ways"),
     "inspect-tables": ("recsys.search.inspect_tables", "say how well the tables of a run serve"),
     "propose-probes": ("recsys.search.propose_probes", "say which features should have more rows"),
+    "search": ("recsys.search.search", "train tables in stages, and cut them down"),
     "report": ("recsys.report", "metrics of scored Parquet"),
 }
 

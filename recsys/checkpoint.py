@@ -152,12 +152,19 @@ def load_tensors(directory: Path, tensors: Mapping[str, Any]) -> None:
         CheckpointMismatchError: names or shapes differ; all differences are listed.
     """
     check_shapes(directory, tensors)
-    with _reading(directory):
-        dcp.load(
-            dict(tensors),
-            storage_reader=FileSystemReader(directory),
-            no_dist=not dist.is_initialized(),
-        )
+    _load(directory, tensors)
+
+
+def load_fitting(directory: Path, tensors: Mapping[str, Any]) -> None:
+    """Fill in place those tensors that a checkpoint has in their shape; every rank calls it.
+
+    Args:
+        directory: The checkpoint.
+        tensors: By the names they were saved under.
+    """
+    saved = {name: tuple(meta.size) for name, meta in _tensor_metadata(directory).items()}
+    fitting = {n: t for n, t in tensors.items() if saved.get(n) == tuple(t.size())}
+    _load(directory, fitting)
 
 
 def read_tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
@@ -204,6 +211,15 @@ def check_shapes(directory: Path, tensors: Mapping[str, Any]) -> None:
     if mistakes:
         mistakes.append("take the configuration and feature file the checkpoint was made with")
         raise CheckpointMismatchError(mistakes)
+
+
+def _load(directory: Path, tensors: Mapping[str, Any]) -> None:
+    with _reading(directory):
+        dcp.load(
+            dict(tensors),
+            storage_reader=FileSystemReader(directory),
+            no_dist=not dist.is_initialized(),
+        )
 
 
 def _prefix(name: str) -> str:

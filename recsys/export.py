@@ -25,6 +25,7 @@ from recsys.nn.searching_ranker import SearchingRanker
 from recsys.nn.tokens import is_last
 from recsys.protocols import SequenceEncoder
 from recsys.tables.packing import packed
+from recsys.tables.schemes import build_scheme
 from recsys.trained import load_task, resolve_checkpoint
 from recsys.training.ranking import RankingTask
 from recsys.training.sequence import SequenceTask
@@ -265,7 +266,8 @@ def _describe(task: Task, manifest: Manifest) -> BundleManifest:
 def _card(manifest: BundleManifest, task: Task, *, checkpoint: Path) -> str:
     """The card, in Markdown."""
     model = task.ranker if isinstance(task, RankingTask) else task.encoder
-    tables = task.embedder.replicated_tables()
+    of_schemes = [build_scheme(t, is_served=True) for t in task.logical_tables(task.schema)]
+    tables = [table for scheme in of_schemes for table in scheme.physical_tables]
     rows = "\n".join(f"| {t.name} | {t.num_rows:,} | {t.dim} | {t.num_bytes:,} |" for t in tables)
     metrics = "\n".join(f"| {k} | {v:.5f} |" for k, v in sorted(manifest.metrics.items()))
     names = "\n".join(f"- {f.name} ({f.kind})" for f in task.schema.feature_set.features)

@@ -61,7 +61,7 @@ class Scorer:
             self._items = ItemSequence.of(self.schema.feature_set)
             if self.manifest.item_output == "separate":
                 tables = with_output(tables, of=self._items.keys[0])
-        self._embedder = Embedder(tables, config=config)
+        self._embedder = Embedder(tables, config=config, is_served=True).eval()
         unpack_into(self._embedder, load_file(bundle / TABLES))
         self._program: nn.Module = torch.export.load(bundle / MODEL).module()
         self._search = None

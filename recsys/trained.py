@@ -58,8 +58,10 @@ def load_task(checkpoint: Path, manifest: Manifest) -> Task:
             f"of the code that trained it"
         ) from error
     task = cast(Task, parser.instantiate(config).model)
+    # The one seed of a run is no part of its model's settings.
+    task.seed = seed = int(manifest.config.get("seed_everything", 0))
     # One process holds every table, so none needs to be a sharded one.
-    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize)
+    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize, seed=seed)
     task.build(read_schema(checkpoint))
     try:
         task.load_state_dict(_whole_names(read_tensors(checkpoint, MODEL)))

@@ -35,13 +35,14 @@ def write_data(directory):
     items.write_parquet(directory / "items.parquet")
 
 
-def train(directory, names, *, features, encoder=None, tables=None, **settings):
+def train(directory, names, *, features, encoder=None, tables=None, warm_up=False, **settings):
     """Runs and bundles of models of one kind, below `directory`.
 
     Rankers' tables are all sharded unless `tables` says otherwise. Sequence models can be given
     settings of the encoder, where it knows them, and of the task.
     """
     tables = {"dense_max_bytes": 0} if tables is None else tables
+    more_of_run = ("--run.test", "false", "--run.warm_up", str(warm_up).lower())
     write_data(directory / "data")
     kind = "sequence" if names[0] in ENCODERS else "ranking"
     (directory / f"{kind}.yaml").write_text(features)
@@ -56,7 +57,7 @@ def train(directory, names, *, features, encoder=None, tables=None, **settings):
             arguments = {"encoder": model, "optimizer": adam, "ks": [5], **settings}
         task = {"class_path": f"{kind.title()}Task", "init_args": arguments}
         file = experiment(directory, task, features=f"{kind}.yaml", name=name)
-        assert train_command("fit", "-c", file, "--run.test", "false") == 0
+        assert train_command("fit", "-c", file, *more_of_run) == 0
         bundle = directory / "bundles" / name
         assert recsys_command("export", directory / "runs" / name, "--out", bundle) == 0
     return directory

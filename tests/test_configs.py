@@ -30,7 +30,8 @@ def test_experiments_parse_and_name_files_that_exist(file, capsys):
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda f: f.stem)
 def test_experiments_begin_with_source_and_command(file):
     header = re.match(r"(#.*\n)+", file.read_text()).group()
-    assert f"python train.py fit -c configs/experiment/{file.name}" in header
+    commands = ("python train.py fit", "python -m recsys search")
+    assert any(f"{command} -c configs/experiment/{file.name}" in header for command in commands)
 
 
 def test_the_readme_is_short_and_its_make_verbs_exist():

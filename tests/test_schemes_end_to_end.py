@@ -8,11 +8,14 @@ from safetensors.torch import load_file
 from tables.conftest import SPECS
 
 from features import columns
+from features.table_spec import PlannedTable
 from recsys.bundle import TABLES
 from recsys.checkpoint import read_manifest
 from recsys.report import score_metrics
 
-NAMES = [name.replace(" ", "_") for name in SPECS]
+# Planned tables come after others: tests of the search train them.
+AT_ONCE = {n: spec for n, spec in SPECS.items() if not isinstance(spec, PlannedTable)}
+NAMES = [name.replace(" ", "_") for name in AT_ONCE]
 HEAD = """
 sources:
   events: events.parquet
@@ -27,7 +30,7 @@ defaults: {dim: 8}
 def features():
     """A table of each scheme; each is read by ids, by lists of ids and by a history."""
     tables, entries = "tables:\n", "features:\n"
-    for name, spec in zip(NAMES, SPECS.values(), strict=True):
+    for name, spec in zip(NAMES, AT_ONCE.values(), strict=True):
         tables += f"  {name}: {spec.model_dump_json(exclude_none=True)}\n"
         entries += (
             f"  - {{name: user_{name}, column: user_id, kind: categorical, table: {name}}}\n"
@@ -42,7 +45,8 @@ def features():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("schemes"), ["DCNv2"], features=features(), tables={})
+    directory = tmp_path_factory.mktemp("schemes")
+    return train(directory, ["DCNv2"], features=features(), tables={}, warm_up=True)
 
 
 def test_scores_are_the_probabilities_of_the_task(trained, tmp_path):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from features.errors import DataError, RunConfigError
 from features.load import load_feature_set
+from features.plans import with_plans
 from features.schema import FeatureSchema
 from features.spec import FeatureSet, Sequence
 from recsys.data.collate import Collate, RankingCollate
@@ -131,8 +132,13 @@ class RecsysData(LightningDataModule):
 
     @cached_property
     def schema(self) -> FeatureSchema:
-        """What the data is encoded with, and the tables of the present feature file."""
-        return replace(self.store.schema, feature_set=self.feature_set)
+        """What the data is encoded with, and the tables of the present feature file.
+
+        Raises:
+            FeatureConfigError: the plan of a table is missing or another's.
+        """
+        schema = replace(self.store.schema, feature_set=self.feature_set)
+        return with_plans(schema, self.features_file.parent)
 
     def prepare_data(self) -> None:
         """Build the encoded data, once per machine."""

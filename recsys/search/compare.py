@@ -107,7 +107,7 @@ def table_lines(rows: pl.DataFrame, *, metric: str) -> list[str]:
 
 def _trainings(options: argparse.Namespace, directory: Path) -> list[tuple[Cell, Training]]:
     """All runs, first seeds first; writes their feature files when all of them are right."""
-    source = _features_of(options.config)
+    source = features_of(options.config)
     texts, mistakes = {}, []
     for cell in cells(options.schemes, options.budgets):
         try:
@@ -134,7 +134,7 @@ def _trainings(options: argparse.Namespace, directory: Path) -> list[tuple[Cell,
     return found
 
 
-def _features_of(experiment: Path) -> Path:
+def features_of(experiment: Path) -> Path:
     """The feature file that an experiment names."""
     if not experiment.is_file():
         raise RunConfigError(f"-c: is no file, got {experiment}; give an experiment file")

@@ -1,10 +1,12 @@
-"""What schemes do to their tables after each step of the optimiser."""
+"""What schemes do to their tables after each step of the optimiser, and before anybody looks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from recsys.tables.embedder import Embedder
 from recsys.tables.plan import local_parts, sharded_weights
-from recsys.tables.scheme import AfterStep, Part, Scheme
+from recsys.tables.scheme import AfterStep, BeforeView, Part, Scheme
 
 
 def after_steps(embedder: Embedder) -> tuple[AfterStep, ...]:
@@ -13,14 +15,29 @@ def after_steps(embedder: Embedder) -> tuple[AfterStep, ...]:
     Args:
         embedder: Holds the values that training begins with, or goes on from.
     """
+    found = [scheme.after_steps(parts) for scheme, parts in _parts(embedder)]
+    return tuple(each for each in found if each is not None)
+
+
+def before_views(embedder: Embedder) -> tuple[BeforeView, ...]:
+    """What to call before tables are evaluated or saved; nothing for most schemes.
+
+    Args:
+        embedder: As `after_steps` gets it.
+    """
+    found = [scheme.before_views(parts) for scheme, parts in _parts(embedder)]
+    return tuple(each for each in found if each is not None)
+
+
+def _parts(embedder: Embedder) -> Iterator[tuple[Scheme, list[Part]]]:
     weights = {**embedder.replicated.weights, **dict(sharded_weights(embedder))}
-    found = []
     for scheme in embedder.schemes.values():
         assert isinstance(scheme, Scheme)
-        parts = [
-            Part(table, values.detach(), row, column)
-            for table in scheme.physical_tables
-            for values, row, column in local_parts(weights[table.name])
-        ]
-        found.append(scheme.after_steps(parts))
-    return tuple(each for each in found if each is not None)
+        yield (
+            scheme,
+            [
+                Part(table, values.detach(), row, column)
+                for table in scheme.physical_tables
+                for values, row, column in local_parts(weights[table.name])
+            ],
+        )

@@ -13,12 +13,17 @@ from recsys.tables.scheme import BYTES_PER_NUMBER
 
 def numbers_for(table: LogicalTable) -> int:
     """How many trainable 32-bit numbers a table may have: those of its rows, or of its bytes."""
+    return bytes_for(table) // BYTES_PER_NUMBER
+
+
+def bytes_for(table: LogicalTable) -> int:
+    """How many bytes a table may take: its budget, or those of its rows."""
     spec = table.spec
     assert isinstance(spec, SizedTable)
     if spec.rows is not None:
-        return spec.rows * table.dim
+        return spec.rows * table.dim * BYTES_PER_NUMBER
     assert spec.budget is not None, "checked when the feature file is read"
-    return parse_bytes(spec.budget) // BYTES_PER_NUMBER
+    return parse_bytes(spec.budget)
 
 
 def largest_size(
@@ -64,11 +69,30 @@ def rows_for(table: LogicalTable, *, row_width: int | None = None) -> int:
 
 def too_small(table: LogicalTable, *, least: int) -> FeatureConfigError:
     """What to raise where a table may have fewer numbers than the least that its scheme needs."""
-    spec = table.spec
-    assert isinstance(spec, SizedTable)
-    key, got = ("budget", spec.budget) if spec.rows is None else ("rows", spec.rows)
+    return too_few_bytes(table, least=least * BYTES_PER_NUMBER)
+
+
+def too_few_bytes(table: LogicalTable, *, least: int) -> FeatureConfigError:
+    """What to raise where a table may take fewer bytes than the least that its scheme needs."""
+    key, got = _size_as_written(table)
     return FeatureConfigError(
         f"tables.{table.name}.{key}: does not hold the least that scheme {table.spec.scheme} can "
-        f"store, got {got!r}; allowed {least * BYTES_PER_NUMBER} bytes and up; raise it or lower "
+        f"store, got {got!r}; allowed {least} bytes and up; raise it or lower "
         f"dim"
     )
+
+
+def too_many_bytes(table: LogicalTable, *, most: int) -> FeatureConfigError:
+    """What to raise where a table may take more bytes than there is anything to save of."""
+    key, got = _size_as_written(table)
+    return FeatureConfigError(
+        f"tables.{table.name}.{key}: holds the whole table, so that scheme {table.spec.scheme} has "
+        f"nothing to leave out, got {got!r}; allowed up to {most} bytes; lower it, or set scheme "
+        f"to full"
+    )
+
+
+def _size_as_written(table: LogicalTable) -> tuple[str, str | int | None]:
+    spec = table.spec
+    assert isinstance(spec, SizedTable)
+    return ("budget", spec.budget) if spec.rows is None else ("rows", spec.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +48,7 @@ class Embedder(nn.Module):
     Args:
         tables: Logical tables of the schema.
         config: Where they live.
+        is_served: Whether to make what a bundle has, see `Scheme.served`.
 
     Raises:
         FeatureConfigError: a scheme cannot store its table, or a sharded one has rows that fbgemm
@@ -56,10 +57,14 @@ class Embedder(nn.Module):
             whole.
     """
 
-    def __init__(self, tables: Sequence[LogicalTable], *, config: TablesConfig) -> None:
+    def __init__(
+        self, tables: Sequence[LogicalTable], *, config: TablesConfig, is_served: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
-        self._schemes = tuple(build_scheme(table, seed=config.seed) for table in tables)
+        self._schemes = tuple(
+            build_scheme(table, seed=config.seed, is_served=is_served) for table in tables
+        )
         self.schemes = nn.ModuleDict({scheme.table.name: scheme for scheme in self._schemes})
         readers = sorted((r for t in tables for r in t.readers), key=lambda r: r.position)
         self.readers = {reader.key: reader for reader in readers}
@@ -151,10 +156,49 @@ class Embedder(nn.Module):
         """What decides which rows an id reaches, as JSON, by logical table."""
         return {scheme.table.name: scheme.row_meaning() for scheme in self._schemes}
 
+    def settled_after(self) -> dict[str, int]:
+        """Steps after which logical tables are what the feature file asks for, if not at once."""
+        return {s.table.name: s.settled_after for s in self._schemes if s.settled_after}
+
+    def penalty(self) -> Tensor | None:
+        """What all schemes add to the loss of a training step; None: nothing."""
+        penalties = [p for scheme in self._schemes if (p := scheme.penalty()) is not None]
+        return torch.stack(penalties).sum() if penalties else None
+
+    def gauges(self) -> dict[str, Tensor]:
+        """What schemes say of themselves in training, by `table/name`."""
+        found = {scheme.table.name: scheme.gauges() for scheme in self._schemes}
+        return {f"{table}/{name}": v for table, of in found.items() for name, v in of.items()}
+
+    def updated_by_schemes(self) -> list[nn.Parameter]:
+        """Parameters of schemes that the dense optimiser leaves out."""
+        return [p for scheme in self._schemes for p in scheme.updated_by_itself()]
+
     @property
     def num_bytes(self) -> int:
         """All that training changes of all tables, on all ranks together."""
         return sum(scheme.num_bytes for scheme in self._schemes)
+
+    @property
+    def num_training_bytes(self) -> int:
+        """Of all numbers that training holds of all tables, on all ranks together."""
+        return sum(scheme.num_training_bytes for scheme in self._schemes)
+
+    @property
+    def index_bytes(self) -> int:
+        """Integers beside that, which say where ids go; every rank holds them all."""
+        return sum(scheme.index_bytes for scheme in self._schemes)
+
+    def tensor_names(self, tables: Iterable[str]) -> set[str]:
+        """Names in the state of all that some logical tables are stored in."""
+        chosen = [s for s in self._schemes if s.table.name in set(tables)]
+        physical = {table.name for scheme in chosen for table in scheme.physical_tables}
+        own = tuple(f"schemes.{scheme.table.name}." for scheme in chosen)
+        return {
+            name
+            for name in self.state_dict()
+            if name.startswith(own) or physical & {name.split(".")[-1], name.split(".")[-2]}
+        }
 
     def sharded_tables(self) -> tuple[PhysicalTable, ...]:
         """Tables of the TorchRec collections."""

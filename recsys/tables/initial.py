@@ -13,7 +13,10 @@ _NUMBERS_PER_CHUNK = 1 << 22
 
 
 def initial_rows(table: PhysicalTable, *, seed: int) -> Tensor:
-    """The whole table, (V, D) float32: uniform around its mean, and on its grid if it has one."""
+    """The whole table, (V, D) float32.
+
+    It is as it was given, or else uniform around its mean, and on its grid if it has one.
+    """
     weight_VD = torch.empty(table.num_rows, table.dim)
     fill_initial(weight_VD, table, seed=seed, first_row=0, first_column=0)
     return weight_VD
@@ -31,6 +34,12 @@ def fill_initial(
         first_row: Place of the part in the table.
         first_column: Place of the part in the table.
     """
+    if table.first_values is not None:
+        last_row, last_column = first_row + weight.shape[0], first_column + weight.shape[1]
+        given = table.first_values[first_row:last_row, first_column:last_column]
+        with torch.no_grad():
+            weight.copy_(given)
+        return
     start, rounding = salt("initial", seed, table.name), salt("rounding", seed, table.name)
     columns = torch.arange(first_column, first_column + weight.shape[1], device=weight.device)
     chunk = max(1, _NUMBERS_PER_CHUNK // max(1, weight.shape[1]))

@@ -10,7 +10,16 @@ from features.columns import sequence_column
 from features.errors import FeatureConfigError
 from features.schema import FeatureSchema
 from features.spec import Bucketized, Categorical, Sequence
-from features.table_spec import ROLES, DecoupledTable, StoredTable, Table, role_key
+from features.table_plan import TablePlan
+from features.table_spec import (
+    ROLES,
+    DecoupledTable,
+    PlannedTable,
+    StagedTable,
+    StoredTable,
+    Table,
+    role_key,
+)
 
 Pooling = Literal["none", "sum", "mean"]
 
@@ -64,12 +73,14 @@ class LogicalTable:
         dim: Width of one row.
         spec: Its scheme and sizes.
         readers: In the order of the feature file.
+        plan: Of a planned table.
     """
 
     name: str
     dim: int
     spec: StoredTable
     readers: tuple[Reader, ...]
+    plan: TablePlan | None = None
 
     def num_ids_per_namespace(self) -> dict[str, int | None]:
         """Ids of each feature that has ids of its own, in order of first appearance."""
@@ -94,14 +105,16 @@ def logical_tables(schema: FeatureSchema) -> tuple[LogicalTable, ...]:
     return tuple(
         table
         for name, group in readers.items()
-        for table in _with_roles(name, tables[name], tuple(group))
+        for table in _with_roles(name, tables[name], tuple(group), plan=schema.plans.get(name))
     )
 
 
-def _with_roles(name: str, table: Table, readers: tuple[Reader, ...]) -> Iterator[LogicalTable]:
+def _with_roles(
+    name: str, table: Table, readers: tuple[Reader, ...], *, plan: TablePlan | None
+) -> Iterator[LogicalTable]:
     """The table; or one for each role, whose vectors are keyed by it."""
     if not isinstance(table, DecoupledTable):
-        yield LogicalTable(name, _dim(table), table, readers)
+        yield LogicalTable(name, _dim(table), table, readers, plan)
         return
     of_history = tuple(reader for reader in readers if "." in reader.key)
     of_target = tuple(reader for reader in readers if "." not in reader.key)
@@ -122,9 +135,15 @@ def with_output(tables: tuple[LogicalTable, ...], *, of: str) -> tuple[LogicalTa
         of: The reader whose table is doubled; `OUTPUT` reads the new one.
 
     Raises:
-        FeatureConfigError: another table has the name of the new one.
+        FeatureConfigError: another table has the name of the new one, or theirs is trained in
+            stages.
     """
     [(table, reader)] = [(t, r) for t in tables for r in t.readers if r.key == of]
+    if isinstance(table.spec, StagedTable | PlannedTable):
+        raise FeatureConfigError(
+            f"tables.{table.name}: items cannot be scored by a second table like one that is "
+            f"trained in stages, got scheme {table.spec.scheme}; set model.item_output to tied"
+        )
     position = sum(len(t.readers) for t in tables)
     name = f"{table.name}_output"
     if name in {t.name for t in tables}:

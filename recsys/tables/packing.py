@@ -13,20 +13,22 @@ _TABLES = "replicated.weights."
 
 
 def packed(embedder: Embedder) -> dict[str, Tensor]:
-    """What `unpack_into` fills an embedder with.
+    """What `unpack_into` fills an embedder of a bundle with.
 
     Args:
         embedder: All of its tables are replicated.
     """
-    tensors = dict(embedder.state_dict())
+    tensors: dict[str, Tensor] = {}
     for scheme in _schemes(embedder):
-        weights = {t.name: tensors.pop(_TABLES + t.name) for t in scheme.physical_tables}
-        tensors |= {_TABLES + name: tensor for name, tensor in scheme.packed(weights).items()}
+        weights = {t.name: embedder.replicated.weights[t.name] for t in scheme.physical_tables}
+        served, tables = scheme.served({name: w.detach() for name, w in weights.items()})
+        tensors |= served.state_dict(prefix=f"schemes.{scheme.table.name}.")
+        tensors |= {_TABLES + name: tensor for name, tensor in served.packed(tables).items()}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def unpack_into(embedder: Embedder, tensors: Mapping[str, Tensor]) -> None:
-    """Fill an embedder whose tables are all replicated."""
+    """Fill an embedder of a bundle, whose tables are all replicated."""
     state = {name: t for name, t in tensors.items() if not name.startswith(_TABLES)}
     stored = {n.removeprefix(_TABLES): t for n, t in tensors.items() if n.startswith(_TABLES)}
     for scheme in _schemes(embedder):

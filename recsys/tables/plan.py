@@ -195,7 +195,7 @@ def sharded_weights(embedder: Embedder) -> Iterator[tuple[str, Tensor | ShardedT
     names = {table.name for table in embedder.sharded_tables()}
     for name, weight in embedder.state_dict().items():
         place, *_, table, _ = name.split(".")
-        if table in names and place != "replicated":
+        if table in names and place not in ("replicated", "schemes"):
             yield table, weight
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ scheme. Coleman et al. (2023): N(0, 1) costs 5 points of AUC on ML-1M."""
 AfterStep = Callable[[int], None]
 """Called on every rank after a step of the optimiser, with the number of steps before it."""
 
+BeforeView = Callable[[int], None]
+"""Called on every rank before tables are evaluated or saved, with the number of steps so far."""
+
 
 @dataclass(frozen=True)
 class PhysicalTable:
@@ -38,6 +41,7 @@ class PhysicalTable:
         init_bound: Rows start uniform in plus/minus this, around `init_mean`.
         init_mean: 0, or 1 for rows that others are multiplied with.
         grid: What its numbers may be. None: any.
+        first_values: (V, D) that training begins with. None: they are drawn.
     """
 
     name: str
@@ -46,6 +50,7 @@ class PhysicalTable:
     init_bound: float = INIT_BOUND
     init_mean: float = 0.0
     grid: Grid | None = None
+    first_values: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def num_bytes(self) -> int:
@@ -137,6 +142,18 @@ class Scheme(nn.Module, ABC):
             ids: By reader, as `remap` got them.
         """
 
+    def penalty(self) -> Tensor | None:
+        """A scalar to add to the loss of a training step; None: nothing."""
+        return None
+
+    def updated_by_itself(self) -> tuple[nn.Parameter, ...]:
+        """Own parameters that the dense optimiser leaves out.
+
+        What `after_steps` gives moves them by their gradients, the same on all ranks by then, and
+        clears these.
+        """
+        return ()
+
     def after_steps(self, parts: Sequence[Part]) -> AfterStep | None:
         """What to do after every step of the optimiser; None: nothing.
 
@@ -144,6 +161,36 @@ class Scheme(nn.Module, ABC):
             parts: Of its physical tables, with the values that training starts or goes on from.
         """
         return None
+
+    def served(self, weights: Mapping[str, Tensor]) -> tuple[Scheme, dict[str, Tensor]]:
+        """The scheme that a bundle has in its place, and its whole physical tables by name.
+
+        It may read what training has left, and nothing else. `build_scheme` makes an empty one.
+
+        Args:
+            weights: Whole physical tables by name.
+        """
+        return self, dict(weights)
+
+    def before_views(self, parts: Sequence[Part]) -> BeforeView | None:
+        """What to do before tables are evaluated or saved in training, besides; None: nothing.
+
+        Args:
+            parts: As `after_steps` gets them.
+        """
+        return None
+
+    @property
+    def settled_after(self) -> int:
+        """Steps after which the tables are what the feature file asks for.
+
+        Validations before that choose no checkpoint and stop no training.
+        """
+        return 0
+
+    def gauges(self) -> dict[str, Tensor]:
+        """Scalars to log at each validation, the same on all ranks, by name."""
+        return {}
 
     def packed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a bundle stores, by a name of its own each, from whole physical tables by name."""
@@ -158,6 +205,19 @@ class Scheme(nn.Module, ABC):
         """All that training changes: physical tables and parameters of its own."""
         own = sum(parameter.numel() for parameter in self.parameters())
         return sum(table.num_bytes for table in self.physical_tables) + own * BYTES_PER_NUMBER
+
+    @property
+    def num_training_bytes(self) -> int:
+        """Of all numbers that training holds; more than `num_bytes` where a bundle stores less."""
+        of_tables = sum(table.num_rows * table.dim for table in self.physical_tables)
+        own = sum(parameter.numel() for parameter in self.parameters())
+        return (of_tables + own) * BYTES_PER_NUMBER
+
+    @property
+    def index_bytes(self) -> int:
+        """Integers beside what is trained that say where ids go; 0 where arithmetic says it."""
+        buffers = (t for t in self.state_dict().values() if t.dim() and not t.is_floating_point())
+        return sum(buffer.nbytes for buffer in buffers)
 
 
 def only(lookups: tuple[Lookup, ...], vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from recsys.training.run import RunConfig
+from recsys.training.stages import StopWhenFinished, needs_its_end
 from recsys.training.task import Task
 
 
@@ -64,10 +65,47 @@ class EpochLines(Callback):
         elapsed_s = time.perf_counter() - self._started_s
         done = trainer.current_epoch + 1 - self._first_epoch
         left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
-        logged = {k: float(v) for k, v in trainer.callback_metrics.items() if "num_" not in k}
+        # Gauges of single features would fill the screen.
+        shown = {
+            k: v
+            for k, v in trainer.callback_metrics.items()
+            if "num_" not in k and k.count("/") < 3
+        }
+        logged = {k: float(v) for k, v in shown.items()}
         values = "  ".join(f"{k} {v:.4g}" for k, v in sorted(logged.items()) if math.isfinite(v))
         eta = f"  {elapsed_s / done * left:.0f} s left at most" if left > 0 else ""
         print(f"epoch {trainer.current_epoch}  {elapsed_s:.0f} s  {values}{eta}", flush=True)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint of the best validation, of those that count."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep it, where validations are once an epoch."""
+        if _is_settled(pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep it, where they are not."""
+        if _is_settled(pl_module):
+            super().on_validation_end(trainer, pl_module)
+
+
+class Patience(EarlyStopping):
+    """Stops after validations without a better result, of those that count.
+
+    A run that it had stopped, resumed, takes no further step.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at once where patience is at an end."""
+        if 0 < self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count."""
+        if _is_settled(pl_module):
+            super().on_validation_end(trainer, pl_module)
 
 
 class Results(Callback):
@@ -99,10 +137,12 @@ class Results(Callback):
         return time.perf_counter() - self._started_s
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the values of the best validation so far, or of a lone one."""
+        """Keep the values of the best validation that counts so far, or of a lone one."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Task)
+        if trainer.state.fn == "fit" and not pl_module.is_settled:
+            return
         values = _values(trainer, "val/")
         best = self._read().get("val", {}) if trainer.state.fn == "fit" else {}
         score, best_score = values.get(pl_module.monitor), best.get(pl_module.monitor)
@@ -129,6 +169,8 @@ class Results(Callback):
             "seed": task.seed,
             "monitor": task.monitor.partition("/")[2],
             "table_bytes": task.embedder.num_bytes,
+            "table_training_bytes": task.embedder.num_training_bytes,
+            "table_index_bytes": task.embedder.index_bytes,
             **part,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +182,11 @@ class Results(Callback):
         return json.loads(self._file.read_text()) if self._file.is_file() else {}
 
 
+def _is_settled(task: LightningModule) -> bool:
+    assert isinstance(task, Task)
+    return task.is_settled
+
+
 def _values(trainer: Trainer, prefix: str) -> dict[str, float | None]:
     logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
     # JSON has no NaN: a metric that the data leaves undefined is null.
@@ -149,7 +196,7 @@ def _values(trainer: Trainer, prefix: str) -> dict[str, float | None]:
 def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callback]:
     """Checkpoints, early stopping, progress and results of a run."""
     callbacks: list[Callback] = [
-        ModelCheckpoint(
+        BestCheckpoint(
             dirpath=directory / "checkpoints",
             filename="best",
             monitor=task.monitor,
@@ -165,9 +212,11 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
         Throughput(),
         Results(directory),
     ]
-    if run.patience is not None:
+    if run.warm_up:
+        callbacks.append(StopWhenFinished())
+    if run.patience is not None and not (run.warm_up and needs_its_end(task)):
         callbacks.append(
-            EarlyStopping(
+            Patience(
                 monitor=task.monitor,
                 mode="max",
                 patience=run.patience,

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
 from features.errors import RecsysError
+from features.plans import plan_files
 from recsys.checkpoint import read_manifest
 from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
@@ -29,6 +30,7 @@ from recsys.training.run import (
     keep_earlier_run,
     run_directory,
 )
+from recsys.training.stages import check_stages
 from recsys.training.strategy import TorchRecStrategy
 from recsys.training.task import Task
 from recsys.training.trainer_settings import check_trainer_settings, refused
@@ -84,6 +86,10 @@ class RecsysCLI(LightningCLI):
         """Check everything that can be checked before a process group starts; then the trainer."""
         config, verb = self._config(), str(self.subcommand)
         check_trainer_settings(config.trainer)
+        if verb == "fit":
+            check_stages(
+                self.datamodule.feature_set, warm_up=self.run.warm_up, reads=self.model.reads
+            )
         self.datamodule.task = self.model.reads
         self.model.build(self.datamodule.schema)
         self.datamodule.require_examples(*_SPLITS[verb])
@@ -92,6 +98,8 @@ class RecsysCLI(LightningCLI):
         self.model.config = json.loads(self._parser(verb).dump(config, format="json"))
         wanted = config.get("ckpt_path")
         resumes = wanted is not None or verb != "fit"
+        if verb == "fit" and self.run.start_from is not None:
+            self.model.start_from = checkpoint_path(self.directory, self.run.start_from)
         given = self.config_init[verb]  # what Lightning runs the subcommand with
         if resumes:
             checkpoint = checkpoint_path(self.directory, wanted or "best")
@@ -128,7 +136,9 @@ class RecsysCLI(LightningCLI):
         checkpoints = self.directory / "checkpoints"
         if not (checkpoints / "best.ckpt").exists():
             self.trainer.save_checkpoint(checkpoints / "last.ckpt")
-            print(f"{checkpoints}/last.ckpt: stopped before a validation, so nothing is tested")
+            first = self.model.settled_after
+            counts = f" after step {first}, from which on they count" if first else ""
+            print(f"{checkpoints}/last.ckpt: no validation{counts}, so nothing is tested")
             return
         if self.run.test and self.datamodule.has_split("test"):
             best = str(checkpoints / "best.ckpt")
@@ -168,6 +178,8 @@ class RecsysCLI(LightningCLI):
         (self.directory / "config.json").write_text(json.dumps(self.model.config, indent=2) + "\n")
         source = self.datamodule.features_file
         (self.directory / "features.yaml").write_text(source.read_text())
+        for plan in plan_files(self.datamodule.feature_set, source.parent).values():
+            (self.directory / plan.name).write_bytes(plan.read_bytes())
 
 
 def _summary(directory: Path) -> str:

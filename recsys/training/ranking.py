@@ -106,7 +106,7 @@ class RankingTask(Task):
             for logits_BT in self.ranker.training_logits(self.embedder(batch))
         ]
         self.log_loss(losses[0], num_examples=len(batch))
-        return torch.stack(losses).sum()
+        return self.with_penalty(torch.stack(losses).sum())
 
     def collect(self, batch: Batch, *, split: str) -> None:
         """Keep predictions beside labels."""

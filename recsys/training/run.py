@@ -23,6 +23,10 @@ class RunConfig:
     """Steps after which the last checkpoint is written anew; null: at every validation."""
     test: bool = True
     """Whether `fit` ends by testing the best checkpoint."""
+    warm_up: bool = False
+    """Whether this is the first training of tables that are trained in stages."""
+    start_from: str | None = None
+    """Checkpoint whose weights training begins with, all that fit; null: none."""
 
     def __post_init__(self) -> None:
         least = {"patience": 0, "checkpoint_every_steps": 1}

@@ -197,7 +197,7 @@ class SequenceTask(Task):
             loss = self._sampled_loss(inputs, wanted_L, targets_M, batch.users_B, tokens.lengths_B)
         loss = loss * self._share_of_targets(targets_M)
         self.log_loss(loss, num_examples=len(batch))
-        return loss
+        return self.with_penalty(loss)
 
     def _masked(self, tokens: Tokens, users_B: Tensor) -> Tensor:
         """Tokens (L) that the cloze hides."""

@@ -23,6 +23,7 @@ from recsys.checkpoint import (
     FUSED,
     MODEL,
     Manifest,
+    load_fitting,
     load_tensors,
     read_manifest,
     read_tensors,
@@ -57,6 +58,8 @@ class TorchRecStrategy(DDPStrategy):
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
             self._remember_learning_rates()
+            if self.task.start_from is not None:
+                self._start_from(self.task.start_from)
         self.setup_precision_plugin()
 
     @property
@@ -130,6 +133,7 @@ class TorchRecStrategy(DDPStrategy):
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
     ) -> None:
         """Write the tensors of all ranks and what Lightning wants to keep."""
+        self.task.before_view()
         write_checkpoint(
             Path(filepath),
             tensors=self._model_tensors() | self._fused_tensors() | self._dense_tensors(),
@@ -161,6 +165,18 @@ class TorchRecStrategy(DDPStrategy):
                 group.update(values)
         self._load_dense(read_tensors(directory, DENSE))
         self._remember_learning_rates()
+
+    def _start_from(self, directory: Path) -> None:
+        """Begin with the weights of a checkpoint; tables whose rows belong to other ids do not."""
+        before, now = read_manifest(directory).row_meanings, self.task.embedder.row_meanings()
+        others = [name for name, meaning in now.items() if before.get(name) != meaning]
+        apart = self.task.embedder.tensor_names(others)
+        tensors = {
+            name: tensor
+            for name, tensor in self._model_tensors().items()
+            if name.removeprefix(f"{MODEL}embedder.") not in apart
+        }
+        load_fitting(directory, tensors)
 
     def _model_tensors(self) -> dict[str, Any]:
         return {MODEL + name: tensor for name, tensor in self.sharded.state_dict().items()}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,15 +19,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from features.errors import CheckpointMismatchError, RunConfigError, SchemaMismatchError
 from features.schema import FeatureSchema
 from recsys.checkpoint import Manifest
-from recsys.tables.after_steps import after_steps
+from recsys.tables.after_steps import after_steps, before_views
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
 from recsys.tables.logical import LogicalTable, logical_tables
 from recsys.tables.plan import check_optimizer
-from recsys.tables.scheme import AfterStep
+from recsys.tables.scheme import AfterStep, BeforeView
 from recsys.types import Batch, FieldLayout
+
+_log = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -39,6 +43,10 @@ class Task(LightningModule, ABC):
         scheduler: Changes its learning rate each step, and that of the sharded tables with it.
         tables: Where tables live and how the sharded ones are updated.
         seed: Of dropout and masking.
+
+    Attributes:
+        start_from: Checkpoint whose weights a new training begins with, where they fit. None: it
+            begins with those of the seed.
     """
 
     reads: ClassVar[Literal["ranking", "sequence"]]
@@ -58,8 +66,10 @@ class Task(LightningModule, ABC):
         self.tables_config = tables
         self.seed = seed
         self.config: Mapping[str, Any] = {}
+        self.start_from: Path | None = None
         self._schema: FeatureSchema | None = None
         self._after_steps: tuple[AfterStep, ...] = ()
+        self._before_views: tuple[BeforeView, ...] = ()
 
     # --------------------------------------------------------------------------------- build
     def build(self, schema: FeatureSchema) -> None:
@@ -104,8 +114,9 @@ class Task(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The dense optimiser; sharded tables have theirs inside the backward pass."""
-        sharded = {id(p) for p in self.sharded_parameters()}
-        dense = [p for p in self.parameters() if id(p) not in sharded]
+        others = [*self.sharded_parameters(), *self.embedder.updated_by_schemes()]
+        left_out = {id(p) for p in others}
+        dense = [p for p in self.parameters() if id(p) not in left_out]
         optimizer = self.optimizer_factory(dense)
         if self.scheduler_factory is None:
             return optimizer
@@ -135,6 +146,11 @@ class Task(LightningModule, ABC):
             raise RunConfigError(
                 f"{norms[0]}: batch norm sees only a process's part of the batch, got "
                 f"{trainer.world_size} processes; allowed 1; set batch_norm: false"
+            )
+        if trainer.precision == "16-mixed" and self.embedder.updated_by_schemes():
+            raise RunConfigError(
+                "trainer.precision: fp16 scaling would scale the gradients that schemes of tables "
+                "use, got 16-mixed; allowed 32-true, bf16-mixed; choose one"
             )
         if not self.embedder.sharded_tables():
             return
@@ -169,8 +185,14 @@ class Task(LightningModule, ABC):
             torch.cuda.manual_seed(seed)
 
     def on_train_start(self) -> None:
-        """Let schemes see the values that training begins with; a checkpoint is loaded by now."""
+        """Let schemes see the values that training begins with; a checkpoint is loaded by now.
+
+        Raises:
+            RunConfigError: training would end before a table is what the feature file asks for.
+        """
+        self._check_length(self.trainer.estimated_stepping_batches)
         self._after_steps = after_steps(self.embedder)
+        self._before_views = before_views(self.embedder)
 
     def optimizer_step(
         self,
@@ -183,6 +205,47 @@ class Task(LightningModule, ABC):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for after_step in self._after_steps:
             after_step(self.global_step)
+
+    def on_validation_start(self) -> None:
+        """Evaluate what would be saved."""
+        self.before_view()
+
+    def before_view(self) -> None:
+        """Let schemes bring their tables, in training, to what may be evaluated and saved."""
+        for before_view in self._before_views:
+            before_view(self.global_step)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all tables are what the feature file asks for, so that validations count."""
+        return self.global_step >= self.settled_after
+
+    @property
+    def settled_after(self) -> int:
+        """Steps after which they are."""
+        return max(self.embedder.settled_after().values(), default=0)
+
+    def _check_length(self, num_steps: int | float) -> None:
+        mistakes = [
+            f"trainer: training ends after {num_steps} steps, before tables.{name} meets its "
+            f"budget, got max_epochs {self.trainer.max_epochs} and max_steps "
+            f"{self.trainer.max_steps}; allowed {least} steps and more; train longer, or change "
+            f"the pace of the table in the feature file"
+            for name, least in self.embedder.settled_after().items()
+            if num_steps < least
+        ]
+        if mistakes:
+            raise RunConfigError(mistakes)
+        if self.settled_after and self.trainer.is_global_zero:
+            _log.info(
+                "validations count after step %d, when tables meet their budgets",
+                self.settled_after,
+            )
+
+    def with_penalty(self, loss: Tensor) -> Tensor:
+        """The loss of a step, and what the schemes of tables add to it."""
+        penalty = self.embedder.penalty()
+        return loss if penalty is None else loss + penalty
 
     def log_loss(self, loss: Tensor, *, num_examples: int) -> None:
         """Log the loss of the global batch at the steps that the trainer's loggers write."""
@@ -215,6 +278,9 @@ class Task(LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         """Compute and log."""
         self._log_metrics(split="val")
+
+        gauges = {f"tables/{name}": v for name, v in self.embedder.gauges().items()}
+        self.log_dict(gauges, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Compute and log."""

@@ -1,23 +1,40 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.columns import count_column
 from features.table_spec import (
+    AutoSrhTable,
+    CCETable,
+    DedupTable,
+    DeepLightTable,
     DHETable,
+    DPQTable,
     FullTable,
     HashedNetTable,
     HashTable,
+    MaskedTable,
+    MergedTable,
+    MGQETable,
     MixedDimTable,
     MultihashTable,
+    OptEmbedTable,
+    PepTable,
+    PlannedTable,
     PQTable,
+    PrunedTable,
     QRTable,
     QuantizedTable,
     RobeTable,
     TTTable,
     UnifiedTable,
 )
+from recsys.tables.initial import initial_rows
 from recsys.tables.logical import LogicalTable, Reader
+from recsys.tables.schemes import build_scheme
+from recsys.tables.schemes.optembed import OptEmbedScheme
 from recsys.types import Batch
 
 # Every scheme a feature file may name, with sizes that leave room for collisions.
@@ -30,6 +47,10 @@ SPECS = {
     "multihash of many": MultihashTable(scheme="multihash", rows=4),
     "multihash as it is": MultihashTable(scheme="multihash", rows=40, weighted=False),
     "pq": PQTable(scheme="pq", rows=40, num_chunks=2),
+    "cce": CCETable(scheme="cce", rows=40, num_chunks=2, cluster_every=2),
+    "dpq": DPQTable(scheme="dpq", rows=80, num_parts=2),
+    "dpq by products": DPQTable(scheme="dpq", rows=80, num_parts=2, mode="sx"),
+    "mgqe": MGQETable(scheme="mgqe", rows=80, num_parts=2),
     "qr": QRTable(scheme="qr", rows=40),
     "qr of many": QRTable(scheme="qr", rows=8),
     "robe": RobeTable(scheme="robe", rows=40, block=2),
@@ -39,7 +60,40 @@ SPECS = {
     "mixed_dim": MixedDimTable(scheme="mixed_dim", rows=80),
     "quantized": QuantizedTable(scheme="quantized"),
     "quantized to 16": QuantizedTable(scheme="quantized", bits=16, step="fixed"),
+    "dedup": DedupTable(scheme="dedup", rows=15, block_rows=4),
+    "merged": MergedTable(scheme="merged", plan="merged.plan"),
+    "deeplight": DeepLightTable(scheme="deeplight", rows=40, damping_steps=0.005),
+    "masked": MaskedTable(scheme="masked", plan="table.plan.safetensors"),
+    "optembed": OptEmbedTable(scheme="optembed", threshold_lr=0.1, alpha=0.01),
+    "pruned": PrunedTable(scheme="pruned", plan="pruned.plan"),
 }
+# Schemes of a first training.
+WARM_UPS = {
+    "pep": PepTable(scheme="pep", rows=15),
+    "pep of a table": PepTable(scheme="pep", rows=15, per="table"),
+    "autosrh": AutoSrhTable(scheme="autosrh", rows=15),
+}
+# What each planned table is cut down from, in its first training.
+STAGED = {
+    "masked": WARM_UPS["pep"],
+    "merged": DedupTable(scheme="dedup", rows=60, block_rows=4),
+    "pruned": OptEmbedTable(scheme="optembed"),
+}
+
+
+def with_plan(table, *, cut=False):
+    """The table, with a plan that its first training would have made after no step at all.
+
+    Such a plan keeps everything; `cut`: about half the rows, of half the width.
+    """
+    if not isinstance(table.spec, PlannedTable):
+        return table
+    scheme = build_scheme(replace(table, spec=STAGED[table.spec.scheme]))
+    weights = {t.name: initial_rows(t, seed=0) for t in scheme.physical_tables}
+    if cut and isinstance(scheme, OptEmbedScheme):
+        scheme.choose(dict.fromkeys(scheme.chosen, 4), weights, 0)
+        torch.nn.init.constant_(scheme.thresholds_F, 0.2)
+    return replace(table, plan=scheme.plan(weights))
 
 
 def reader(
@@ -64,10 +118,14 @@ SHARDED = {
     "turns": UnifiedTable(scheme="unified", rows=60, num_tables=2),
     "multihash": MultihashTable(scheme="multihash", rows=60, num_hashes=4),
     "pq": PQTable(scheme="pq", rows=40, num_chunks=2),
+    "cce": CCETable(scheme="cce", rows=40, num_chunks=2),
+    "dpq": DPQTable(scheme="dpq", rows=80, num_parts=2),
+    "mgqe": MGQETable(scheme="mgqe", rows=80, num_parts=2),
     "qr": QRTable(scheme="qr", rows=40),
     "tt": TTTable(scheme="tt", rows=40),
     "mixed": MixedDimTable(scheme="mixed_dim", rows=120),
     "fixed": QuantizedTable(scheme="quantized", step="fixed"),
+    "pruned": PrunedTable(scheme="pruned", plan="pruned.plan"),
 }
 # Those that are replicated whatever their size.
 REPLICATED = {
@@ -134,14 +192,17 @@ def example_tables():
             for role, dim in (("attention", 4), ("representation", 8))
         ],
         *[
-            LogicalTable(
-                name,
-                8,
-                spec,
-                (
-                    reader(f"{name}_one", 10 + 2 * number),
-                    reader(f"{name}_many", 11 + 2 * number, pooling="sum", many=True),
+            with_plan(
+                LogicalTable(
+                    name,
+                    8,
+                    spec,
+                    (
+                        reader(f"{name}_one", 10 + 2 * number),
+                        reader(f"{name}_many", 11 + 2 * number, pooling="sum", many=True),
+                    ),
                 ),
+                cut=True,
             )
             for number, (name, spec) in enumerate((SHARDED | REPLICATED).items())
         ],

@@ -89,7 +89,9 @@ def share(batch, rank, world_size):
 
 
 def table_name(parameter):
-    return parameter.split(".")[-2]
+    """Of what a store has; a scheme's own state has none."""
+    parts = parameter.split(".")
+    return "" if "schemes" in parts else parts[-2]
 
 
 def train_reference(optimizer):
@@ -143,12 +145,12 @@ def _sharding(place, how):
 
 def whole(weight, world_size):
     """All ranks' parts of a table put together."""
-    full = torch.zeros(weight.size())
+    full = torch.zeros(weight.size(), dtype=weight.dtype)
     for part, row, column in local_parts(weight):
         if part.dim() == 2:
             full[row : row + part.shape[0], column : column + part.shape[1]] = part
         else:
-            full[:] = part
+            full.copy_(part)
     if isinstance(weight, ShardedTensor):
         dist.all_reduce(full)
     return full.numpy()

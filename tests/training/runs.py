@@ -171,6 +171,32 @@ def fit_task(
     trainer.fit(built, datamodule=data, ckpt_path=resumed)
 
 
+LAST, STOP = 6, 3
+
+
+def resume_runs(rank, world_size, directory, sizes):
+    """Losses of a whole run, a stopped and a resumed one, with tables of some sizes replicated.
+
+    They leave checkpoints called `whole-SIZE`, `stopped-SIZE`, `resumed-SIZE`.
+    """
+    found = []
+    for size in sizes:
+        losses = {name: Losses() for name in ("whole", "stopped", "resumed")}
+        for name, of_run in losses.items():
+            fit_task(
+                directory,
+                task("ranking", dense_max_bytes=size),
+                data_module(directory, "ranking"),
+                f"{name}-{size}",
+                world_size=world_size,
+                callbacks=[of_run],
+                max_steps=STOP if name == "stopped" else LAST,
+                resume=f"stopped-{size}" if name == "resumed" else None,
+            )
+        found.append({name: each.values for name, each in losses.items()})
+    return found
+
+
 def checkpoint(directory: Path, name: str) -> Path:
     return directory / "checkpoints" / f"{name}.ckpt"
 

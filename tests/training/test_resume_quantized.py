@@ -1,14 +1,18 @@
-"""Runs of quantised tables: saved on the grid, and resumed to the last bit."""
+"""Runs of tables that are changed after each step, resumed to the last bit.
+
+Quantised ones are saved on the grid; thresholds of others are moved.
+"""
 
 import pytest
 import torch
 from gloo import run_processes
-from training.runs import RANKING, Losses, data_module, fit_task, saved_tensors, task, write_inputs
+from training.runs import RANKING, STOP, resume_runs, saved_tensors, write_inputs
 
 TABLES = """
 tables:
   own: {scheme: quantized}
   one: {scheme: quantized, bits: 16, step: fixed}
+  rows: {scheme: optembed, threshold_lr: 0.1, alpha: 0.01}
 features:"""
 CATEGORICAL = "_id, kind: categorical"
 QUANTIZED = RANKING.replace("\nfeatures:", TABLES)
@@ -16,47 +20,26 @@ for feature, table in (("user", "own"), ("item", "one")):
     QUANTIZED = QUANTIZED.replace(
         feature + CATEGORICAL, f"{feature}{CATEGORICAL}, table: {table}", 1
     )
-LAST, STOP = 6, 3
-RUNS = {
-    "whole": {"max_steps": LAST},
-    "stopped": {"max_steps": STOP},
-    "resumed": {"max_steps": LAST, "resume": "stopped"},
-}
-
-
-def train(rank, world_size, directory, sizes):
-    """Losses of runs that keep tables up to some sizes replicated."""
-    found = []
-    for size in sizes:
-        losses = {name: Losses() for name in RUNS}
-        for name, options in RUNS.items():
-            fit_task(
-                directory,
-                task("ranking", dense_max_bytes=size),
-                data_module(directory, "ranking"),
-                f"{name}-{size}",
-                world_size=world_size,
-                callbacks=[losses[name]],
-                max_steps=options["max_steps"],
-                resume=f"{options['resume']}-{size}" if "resume" in options else None,
-            )
-        found.append({name: each.values for name, each in losses.items()})
-    return found
 
 
 @pytest.mark.parametrize(("world_size", "sizes"), [(1, [0, 10**6]), (2, [0])])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(world_size, sizes, tmp_path):
     directory = write_inputs(tmp_path)
     (directory / "ranking.yaml").write_text(QUANTIZED)
-    of_sizes = run_processes(world_size, train, directory, directory, sizes)
+    of_sizes = run_processes(world_size, resume_runs, directory, directory, sizes)
     for losses, size in zip(of_sizes, sizes, strict=True):
         assert losses["resumed"] == losses["whole"][STOP:]
-        whole, stopped, resumed = (saved_tensors(directory, f"{name}-{size}") for name in RUNS)
+        whole, stopped, resumed = (saved_tensors(directory, f"{name}-{size}") for name in losses)
         assert whole.keys() == resumed.keys()
         for name, tensor in whole.items():
             assert torch.equal(resumed[name], tensor), name
         for tensors in (whole, stopped):
             assert_on_grid(tensors)
+        before, after = (
+            found["model.embedder.schemes.rows.thresholds_F"] for found in (stopped, whole)
+        )
+        assert (after != before).all()
+        assert (before != 0).all()
 
 
 def assert_on_grid(tensors):

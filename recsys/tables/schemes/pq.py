@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from features.errors import FeatureConfigError
 from features.table_spec import PQTable
 from recsys.tables.blocks import as_lists, blocks
 from recsys.tables.budget import rows_for
+from recsys.tables.chunks import chunk_width
 from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
 from recsys.tables.readers import HashedRead, HashedReads
@@ -36,15 +36,9 @@ class PQScheme(Scheme):
     """
 
     def __init__(self, table: LogicalTable, *, spec: PQTable) -> None:
-        if table.dim % spec.num_chunks:
-            raise FeatureConfigError(
-                f"tables.{table.name}.num_chunks: does not divide the width, got "
-                f"{spec.num_chunks} for dim {table.dim}; allowed its divisors; change one of them"
-            )
+        width = chunk_width(table, spec.num_chunks, key="num_chunks")
         num_rows = rows_for(table)
-        physical = PhysicalTable(
-            table.name, num_rows=num_rows * spec.num_chunks, dim=table.dim // spec.num_chunks
-        )
+        physical = PhysicalTable(table.name, num_rows=num_rows * spec.num_chunks, dim=width)
         chunks = [(r, chunk) for r in table.readers for chunk in range(spec.num_chunks)]
         super().__init__(
             table,

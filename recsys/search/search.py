@@ -1,0 +1,135 @@
+"""Train tables in stages: `python -m recsys search -c EXPERIMENT --out FOLDER`.
+
+    FOLDER/1_warm_up/    a run: the tables as the feature file says
+    FOLDER/2_compress/   features.yaml with planned tables, and their plans
+    FOLDER/3_retrain/    a run of that feature file; export it like any other
+
+The same command goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from features.errors import RecsysError, RunConfigError
+from features.load import load_feature_set
+from features.spec import FeatureSet
+from features.table_spec import StagedTable
+from recsys.search.compare import features_of
+from recsys.search.compress import COMPRESSED, compress, staged_scheme
+from recsys.search.evolution import EvolutionConfig
+from recsys.search.outcome import outcome_lines
+from recsys.search.stages import Stages
+from recsys.tables.staged import StagedScheme
+
+WARM_UP, COMPRESS, RETRAIN = "1_warm_up", "2_compress", "3_retrain"
+_EXAMPLES = 20_000
+_INPUTS = "inputs.json"
+_OF_TRAINING = ("--trainer.", "--data.", "--model.", "--run.", "--seed_everything")
+
+
+def search(stages: Stages, *, evolution: EvolutionConfig, max_examples: int) -> None:
+    """Warm up, compress, retrain; what is done already is not done again.
+
+    Args:
+        stages: Of an experiment whose feature file has tables that are trained in stages.
+        evolution: How widths are searched, where the tables need them.
+        max_examples: Validation rows at most, by which widths are judged.
+
+    Raises:
+        RecsysError: the feature file has no such tables, a training failed, or the folder is that
+            of another search.
+    """
+    features = features_of(stages.experiment)
+    kind = _kind(load_feature_set(features), name=str(features))
+    with stages.alone():
+        choices = {**asdict(evolution), "max_examples": max_examples}
+        _check_inputs(stages, features, choices)
+        stages.fit(WARM_UP, features, "--run.warm_up", "true", "--run.test", "false")
+        best = stages.directory / WARM_UP / "checkpoints" / f"{kind.takes}.ckpt"
+        compress(best, stages.directory / COMPRESS, evolution=evolution, max_examples=max_examples)
+        start = ("--run.start_from", str(best)) if kind.keeps_network else ()
+        stages.fit(RETRAIN, stages.directory / COMPRESS / COMPRESSED, *start)
+
+
+def _kind(feature_set: FeatureSet, *, name: str) -> type[StagedScheme]:
+    """The one kind of tables that are trained in stages."""
+    staged = {n: t for n, t in feature_set.tables.items() if isinstance(t, StagedTable)}
+    kinds = {table.scheme: staged_scheme(table) for table in staged.values()}
+    if len(kinds) != 1:
+        got = ", ".join(f"{n}: {t.scheme}" for n, t in staged.items()) or "none"
+        raise RunConfigError(
+            f"{name}: a search needs tables that are trained in stages, all of one scheme, got "
+            f"{got}; change scheme in tables of the feature file"
+        )
+    return next(iter(kinds.values()))
+
+
+def _check_inputs(stages: Stages, features: Path, choices: Mapping[str, object]) -> None:
+    """Refuse to go on with the search of another experiment."""
+    found: Mapping[str, object] = {
+        "experiment": stages.experiment.read_text(),
+        "features": features.read_text(),
+        "arguments": list(stages.arguments),
+        "choices": dict(choices),
+    }
+    file = stages.directory / _INPUTS
+    if not file.is_file():
+        file.write_text(json.dumps(found, indent=2) + "\n")
+        return
+    before = json.loads(file.read_text())
+    changed = [key for key, value in found.items() if before.get(key) != value]
+    if changed:
+        raise RunConfigError(
+            f"--out: holds another search, got other {', '.join(changed)} than before in "
+            f"{stages.directory}; give another folder, or remove it"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; gives the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m recsys search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Further options go to train.py fit, for example --seed_everything 1.",
+    )
+    add = parser.add_argument
+    add("-c", dest="config", type=Path, required=True, metavar="EXPERIMENT")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="of the stages")
+    add("--max_examples", type=int, default=_EXAMPLES, help="validation rows that judge widths")
+    for field in fields(EvolutionConfig):
+        add(f"--{field.name}", type=type(field.default), default=field.default, help="of widths")
+    options, more = parser.parse_known_args(arguments)
+    try:
+        _check_options(options, more)
+        names = [field.name for field in fields(EvolutionConfig)]
+        evolution = EvolutionConfig(**{name: getattr(options, name) for name in names})
+        stages = Stages(options.config, options.out.resolve(), arguments=tuple(more))
+        search(stages, evolution=evolution, max_examples=options.max_examples)
+        print("\n".join(outcome_lines(stages.directory / WARM_UP, stages.directory / RETRAIN)))
+        return 0
+    except RecsysError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
+    mistakes = [
+        f"{option.partition('=')[0]}: is no option; allowed are those of "
+        f"`python -m recsys search -h`, and of train.py fit, such as --trainer.max_epochs"
+        for option in more
+        if option.startswith("-") and not option.startswith(_OF_TRAINING)
+    ]
+    if options.max_examples < 1:
+        mistakes.append(
+            f"--max_examples: is too small, got {options.max_examples}; allowed 1 and more"
+        )
+    if mistakes:
+        raise RunConfigError(mistakes)

@@ -1,0 +1,98 @@
+"""Trainings of one experiment that follow each other, each resumed after a stop at any point."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from features.errors import RunConfigError
+
+_TRAIN = Path(__file__).resolve().parents[2] / "train.py"
+_LOCK = "lock"
+
+
+class Stages:
+    """A folder with a sub-folder per stage.
+
+    Args:
+        experiment: File of the trainings.
+        directory: The folder.
+        arguments: Further ones of `train.py fit`.
+    """
+
+    def __init__(
+        self, experiment: Path, directory: Path, *, arguments: tuple[str, ...] = ()
+    ) -> None:
+        self.experiment = experiment
+        self.directory = directory
+        self.arguments = arguments
+        self._locks: tuple[int, ...] = ()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep others out of the folder.
+
+        A training outlives this process where that is killed, and holds the lock with it: two
+        processes never write to one run.
+
+        Raises:
+            RunConfigError: somebody is at work in the folder.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / _LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunConfigError(
+                    f"--out: another search, or the training of one that was ended, is at work "
+                    f"there, got {self.directory}; wait for its end, or give another folder"
+                ) from None
+            self._locks = (lock.fileno(),)
+            yield
+
+    def fit(self, name: str, features: Path, *arguments: str) -> None:
+        """Train, or go on with a training, or do nothing where it is done.
+
+        Args:
+            name: Of its folder.
+            features: Its feature file.
+            arguments: Further ones of this training.
+
+        Raises:
+            RunConfigError: the training failed; it has said why.
+        """
+        done = self.directory / f"{name}.done"
+        if done.is_file():
+            return
+        run = self.directory / name
+        resumed = _is_checkpoint(run / "checkpoints" / "last.ckpt")
+        if not resumed and run.exists():
+            shutil.rmtree(run)  # ended before its first checkpoint
+        command = [sys.executable, str(_TRAIN), "fit", "-c", str(self.experiment)]
+        command += [*self.arguments, *arguments, "--data.features", str(features)]
+        command += ["--run.root", str(self.directory), "--run.name", name]
+        command += ["--ckpt_path", "last"] if resumed else []
+        code = subprocess.run(command, check=False, pass_fds=self._locks).returncode
+        if code:
+            raise RunConfigError(
+                f"{run}: train.py ended with code {code}; see its message above, and call this "
+                f"command again to go on"
+            )
+        done.touch()
+
+    def results(self, name: str) -> dict[str, Any]:
+        """The `metrics.json` of a training."""
+        return json.loads((self.directory / name / "metrics.json").read_text())
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether there is one, be it that it was about to be replaced."""
+    replaced = path.with_name(path.name + ".old")
+    return any((place / "manifest.json").is_file() for place in (path, replaced))

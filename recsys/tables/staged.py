@@ -1,0 +1,105 @@
+"""Schemes whose training finds out what of a table is of use; a planned table comes after them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from features.errors import FeatureConfigError
+from features.table_plan import TablePlan
+from recsys.tables.logical import LogicalTable
+from recsys.tables.scheme import BYTES_PER_NUMBER, Lookup, PhysicalTable, Scheme
+
+
+class StagedScheme(Scheme):
+    """A scheme of a table's first training.
+
+    Attributes:
+        storage: Scheme of the planned table that comes next.
+        takes: Checkpoint of the first training that the plan is made from.
+        keeps_network: Whether the next training goes on from that checkpoint, where all else than
+            the planned tables is concerned; else it starts anew with the same seed.
+    """
+
+    storage: ClassVar[str]
+    takes: ClassVar[Literal["best", "last"]] = "best"
+    keeps_network: ClassVar[bool] = False
+
+    @abstractmethod
+    def plan(self, weights: Mapping[str, Tensor]) -> TablePlan:
+        """What is kept, and the values it starts from.
+
+        Args:
+            weights: Whole trained physical tables, by name.
+        """
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the first training has brought all that `plan` needs, the same on all ranks."""
+        return False
+
+    @property
+    def full_bytes(self) -> int:
+        """Size of the table that is cut down: a row of the whole width for every id."""
+        return sum(table.num_bytes for table in self.physical_tables)
+
+
+class SearchedScheme(StagedScheme):
+    """A scheme whose plan also needs widths that a search has found.
+
+    Attributes:
+        chosen: Width by feature; until a search has been made, the whole width each.
+    """
+
+    def __init__(
+        self,
+        table: LogicalTable,
+        *,
+        physical_tables: tuple[PhysicalTable, ...],
+        lookups: tuple[Lookup, ...],
+        widths: Mapping[str, int],
+    ) -> None:
+        super().__init__(table, physical_tables=physical_tables, lookups=lookups, widths=widths)
+        self.chosen = dict.fromkeys(table.num_ids_per_namespace(), table.dim)
+
+    def choose(
+        self, widths: Mapping[str, int], weights: Mapping[str, Tensor], dense_max_bytes: int
+    ) -> None:
+        """Take over what a search has found.
+
+        Args:
+            widths: By feature.
+            weights: Whole trained physical tables, by name.
+            dense_max_bytes: Larger tables will be sharded; their widths are rounded up to what
+                fbgemm can read, multiples of 4.
+        """
+        for name, num_rows in self.num_kept(weights).items():
+            width = widths[name]
+            if num_rows * width * BYTES_PER_NUMBER > dense_max_bytes:
+                width = -(-width // 4) * 4
+            self.chosen[name] = width
+
+    @abstractmethod
+    def num_kept(self, weights: Mapping[str, Tensor]) -> dict[str, int]:
+        """Rows that are kept, by feature.
+
+        Args:
+            weights: Whole trained physical tables, by name.
+        """
+
+
+def plan_of(table: LogicalTable) -> TablePlan:
+    """The plan of a planned table.
+
+    Raises:
+        FeatureConfigError: nobody has read it.
+    """
+    if table.plan is None:
+        raise FeatureConfigError(
+            f"tables.{table.name}: a {table.spec.scheme} table needs its plan, got none; read the "
+            f"feature file together with the plans beside it"
+        )
+    return table.plan
