@@ -5,11 +5,13 @@
 DARE of one column: a million items, representation of width 128, random histories. Search
 looks up what attention reads, scores, and keeps 20 events of each history; two stages then embed
 these events and rank. One stage embeds the whole histories, as training does. Memory is what a
-call needs beyond tables and batch. Ends with exit code 1 where search at a fourth of the largest
-width takes more than half of the time.
+call needs beyond tables and batch. Ends with exit code 1 where search for one candidate at a fourth
+of the largest width takes more than half of the time: with a hundred, what a width does not change
+(choosing 20 of 10,000 scores) is most of it.
 """
 
 import argparse
+import ctypes
 import resource
 import statistics
 import sys
@@ -153,6 +155,7 @@ def _batch(*, num_items: int, length: int, candidates: int) -> Batch:
 
 def _peak_mib(call: Callable[[], None]) -> float:
     """Memory that a call adds, in a process of its own, whose peak nothing else has raised."""
+    ctypes.CDLL(None).malloc_trim(0)  # glibc: else the child begins with what was freed
     context = get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
 
@@ -172,8 +175,8 @@ def _report(
 ) -> int:
     """Print the table; 1 where a narrow search is not fast."""
     found = {(c.candidates, c.model.width, c.form): (times_s[c], memory_mib[c]) for c in times_s}
-    print("| candidates | width | search s | ratio | two stages s | one stage s | MiB | MiB |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| candidates | width | search s | ratio | two stages s, MiB | one stage s, MiB |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     is_slow = False
     for candidates, pairs in _PAIRS.items():
         widest_s, _ = found[candidates, widths[0], "search"]
@@ -183,10 +186,10 @@ def _report(
             ratio = statistics.median(
                 mine / its for mine, its in zip(cells[0][0], widest_s, strict=True)
             )
-            is_slow |= width * 4 == widths[0] and ratio > _LARGEST_RATIO
+            is_slow |= candidates == 1 and width * 4 == widths[0] and ratio > _LARGEST_RATIO
             print(
-                f"| {candidates} | {width} | {in_s[0]} | {ratio:.2f} | {in_s[1]} | {in_s[2]} "
-                f"| {cells[1][1]:.0f} | {cells[2][1]:.0f} |"
+                f"| {candidates} | {width} | {in_s[0]} | {ratio:.2f} "
+                f"| {in_s[1]}, {cells[1][1]:.0f} | {in_s[2]}, {cells[2][1]:.0f} |"
             )
     return int(is_slow)
 

@@ -26,7 +26,7 @@ PART_EVENTS = 1 << 16
 width 64, which the allocator keeps from part to part. An example is never split."""
 
 
-_EXAMPLES_PER_HISTORY = 16
+_EXAMPLES_PER_HISTORY = 32
 """A part may have so many times the examples: a score is smaller than a vector."""
 
 Search = Callable[[Embedded], Events]

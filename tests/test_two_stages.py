@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gloo import run_processes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -13,6 +14,7 @@ from recsys.nn.events import Events
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.logical import LogicalTable, Reader
+from recsys.tables.plan import shard
 from recsys.two_stages import embed_kept
 from recsys.types import Batch, FieldLayout
 
@@ -66,7 +68,7 @@ def batch_of(examples, histories=None):
     )
 
 
-def embedder_of(*, is_sharded=False):
+def embedder_of(*, is_sharded=False, is_whole=True):
     """Items with two vectors, and lists of tags with one."""
 
     def reader(key, position, *, role="", many=False, pooling="mean", of_events="none"):
@@ -89,9 +91,10 @@ def embedder_of(*, is_sharded=False):
     ]
     config = TablesConfig(dense_max_bytes=0 if is_sharded else 1 << 30)
     embedder = Embedder(tables, config=config)
-    embedder.materialize()
-    for values in embedder.parameters():
-        torch.nn.init.normal_(values)
+    if is_whole:
+        embedder.materialize()
+        for values in embedder.parameters():
+            torch.nn.init.normal_(values)
     return embedder
 
 
@@ -243,3 +246,35 @@ def test_gradients_of_shared_histories():
     for name, gradient in gradients[0].items():
         assert gradient.abs().sum() > 0
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-4)
+
+
+class BothWays(torch.nn.Module):
+    """Logits of one stage, and of two in parts as small as there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedder = embedder_of(is_sharded=True, is_whole=False)
+        self.ranker = ranker_of(self.embedder)
+
+    def forward(self, batch):
+        ranker = self.ranker
+        two_stages = embed_kept(
+            self.embedder, batch, columns=ranker.columns, search=ranker.kept, part_events=1
+        )
+        return ranker(self.embedder(batch)), ranker(two_stages)
+
+
+def worst_difference(rank, world_size):
+    model = shard(BothWays(), device=torch.device("cpu"))
+    event = (3 + rank, [1, 2])
+    lengths = [[2], [9, 0, 7, 5]][rank]  # parts of their own would differ in number
+    batch = batch_of([(event, [(n, [n]) for n in range(length)]) for length in lengths])
+    with torch.no_grad():
+        one, two = model(batch)
+    difference = (one - two).abs().max()
+    torch.distributed.all_reduce(difference, torch.distributed.ReduceOp.MAX)
+    return difference.item()
+
+
+def test_sharded_over_processes(tmp_path):
+    assert run_processes(2, worst_difference, tmp_path) < 1e-5

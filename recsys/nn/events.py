@@ -50,6 +50,8 @@ class Events:
             age_L: Of each event. None: no event is missing between it and the target.
             histories_B: Which history is that of each example. None: each has its own.
         """
+        if histories_B is not None:  # the others are nobody's
+            lengths_B = lengths_B[: len(histories_B.bincount())]
         longest = max_length if _is_exporting() else int(lengths_B.max()) if len(lengths_B) else 0
         place_W = torch.arange(max(longest, 1), device=lengths_B.device)
         is_event_BW = place_W < lengths_B.unsqueeze(1)
@@ -58,7 +60,8 @@ class Events:
         shared = None
         if histories_B is not None:
             shared = SharedHistories.of(histories_B, token_BW)
-            token_BW, is_event_BW = token_BW[histories_B], is_event_BW[histories_B]
+            token_BW = token_BW.index_select(0, histories_B)
+            is_event_BW = is_event_BW.index_select(0, histories_B)
         age_BW = None if age_L is None else _taken(age_L, token_BW)
         return cls(token_BW, is_event_BW, age_BW, lengths_B, shared)
 
@@ -152,12 +155,12 @@ class SharedHistories:
     place_B: Tensor
 
     @classmethod
-    def of(cls, histories_B: Tensor, token_BW: Tensor) -> Self:
+    def of(cls, histories_B: Tensor, token_GW: Tensor) -> Self:
         """Group examples.
 
         Args:
             histories_B: Which history is that of each example.
-            token_BW: Packed event of each place of all histories.
+            token_GW: Packed event of each place of a history.
         """
         order_B = histories_B.argsort(stable=True)
         counts_G = histories_B.bincount()
@@ -166,7 +169,7 @@ class SharedHistories:
         ranks_B = torch.empty_like(order_B)
         ranks_B[order_B] = torch.arange(len(order_B), device=order_B.device)
         place_B = histories_B * num_places + ranks_B - starts_G[histories_B]
-        return cls(token_BW[: len(counts_G)], num_places, place_B)
+        return cls(token_GW, num_places, place_B)
 
     def dot(self, keys_GWD: Tensor, vectors_BD: Tensor) -> Tensor:
         """Dot products (B, W) of each example's vector with what belongs to its events."""
