@@ -53,7 +53,7 @@ EXPERIMENT_MISTAKES = {
     ),
     "model of another task": (
         {f"{RANKER}.class_path": "SASRec", f"{RANKER}.init_args": {}},
-        r"ranker.class_path: unknown class, got 'SASRec'; allowed DCNv2, DLRM, DeepFM",
+        r"ranker.class_path: unknown class, got 'SASRec'; allowed DARE, DCNv2, DIN, DLRM, DeepFM",
     ),
     "two classes of a name": (
         {"model.init_args.optimizer.class_path": "Adam"},

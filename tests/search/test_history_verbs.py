@@ -10,6 +10,7 @@ from commands import experiment, recsys_command, train_command
 
 from recsys.data.simulated_attraction import HistoriesConfig
 from recsys.data.simulated_histories import simulate_histories
+from recsys.nn.cutting import to_own_histories
 from recsys.search import role_probe
 from recsys.search.history_run import HistoryRun
 from recsys.search.search_quality import default_edges
@@ -86,7 +87,8 @@ def loop_ndcg(trained, *, order):
     run = HistoryRun.load(run_of(trained, "DARE"), name="DARE")
     raw = run.data.schema.decode("category", pl.Series(range(9))).to_list()
     found = []
-    for batch in run.data.val_dataloader():
+    for shared in run.data.val_dataloader():
+        batch = to_own_histories(shared)
         embedded = run.task.embedder(batch)
         history = batch.sequences["clicked.category"].to_dense()
         kept = order(run, embedded)

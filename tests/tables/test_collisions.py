@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tables.conftest import SPECS, reader
+from tables.conftest import SPECS, reader, with_plan
 
 from features.table_spec import FullTable, HashTable, PQTable, UnifiedTable
 from recsys.tables.collisions import Collisions, collisions, frequent_ids, total
@@ -15,7 +15,7 @@ READERS = (
 
 
 def build(spec, *readers, dim=8):
-    return build_scheme(LogicalTable("table", dim, spec, readers))
+    return build_scheme(with_plan(LogicalTable("table", dim, spec, readers)))
 
 
 def rows_one_by_one(scheme, key, number):

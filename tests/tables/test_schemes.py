@@ -24,7 +24,7 @@ from features.table_spec import (
     RobeTable,
     SizedTable,
     StagedTable,
-    Table,
+    StoredTable,
     TTTable,
     UnifiedTable,
 )
@@ -51,7 +51,7 @@ def vectors_of(scheme, ids, *, seed=0):
 
 
 def test_every_scheme_of_the_feature_file_is_tested():
-    union = typing.get_args(Table)[0]
+    union = typing.get_args(StoredTable)[0]
     names = {inspect.get_annotations(spec)["scheme"] for spec in typing.get_args(union)}
     assert {typing.get_args(eval(n, vars(typing)))[0] for n in names} == {
         spec.scheme for spec in ALL.values()
