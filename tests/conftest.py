@@ -14,3 +14,11 @@ def pytest_collection_modifyitems(items):
         for marker, reason in lacking.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _no_address_left():
+    """Lightning leaves the address of its process group, which child processes would take."""
+    yield
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
