@@ -8,6 +8,7 @@ from features.load import load_feature_set
 from recsys.data.module import RecsysData
 from recsys.data.scoring import encode_for_scoring, event_batches, user_batches
 from recsys.data.store import prepare
+from recsys.nn.cutting import to_own_histories
 
 FEATURES = """
 sources: {events: events.parquet}
@@ -49,7 +50,7 @@ def times(batches, store):
     """Items and times of the real rows by user, in the order of the batches."""
     users = pl.read_parquet(store.users_file)["user"]
     found: dict[str, list[list[int]]] = {}
-    for batch in batches:
+    for batch in map(to_own_histories, batches):
         items, seconds = (batch.sequences[f"history.{key}"] for key in ("item", "@time"))
         assert seconds.lengths().tolist() == (items.lengths() + 1).tolist()
         rows = zip(batch.users_B.tolist(), seconds.to_dense(), batch.weights_B, strict=True)
