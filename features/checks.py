@@ -17,6 +17,7 @@ from features.spec import (
     Categorical,
     ColumnFeature,
     Dense,
+    Encoding,
     FeatureSet,
     IdentityEncoding,
     Label,
@@ -141,7 +142,7 @@ def broken(
     return messages
 
 
-def resolved_encoding(feature_set: FeatureSet, feature: Categorical) -> object:
+def resolved_encoding(feature_set: FeatureSet, feature: Categorical) -> Encoding:
     """The encoding of a feature, or of the one it is like."""
     return feature_set.feature(feature.like).encoding if feature.like else feature.encoding
 

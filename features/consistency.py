@@ -11,6 +11,7 @@ from typing import Any
 from features.columns import TAKEN_NAMES
 from features.dense import transformed_number
 from features.errors import did_you_mean
+from features.renames import renaming_mistakes
 from features.sizes import parse_bytes
 from features.spec import (
     AttributeSource,
@@ -130,9 +131,20 @@ def _names(draft: Draft) -> Iterator[Finding]:
             yield key, f"name taken by another {kind}, got {name!r}; names must differ"
         first.setdefault(name, path)
         yield from _name(key, name)
+    yield from _renamed(draft)
     for kind in ("tables", "sources"):
         for name in draft.table_names if kind == "tables" else draft.sources:
             yield from _name((kind, name), name)
+
+
+def _renamed(draft: Draft) -> Iterator[Finding]:
+    features = {(*path, "renamed_from"): entry for path, entry in draft.entries}
+    written = {k: (str(e.get("name")), e.get("renamed_from")) for k, e in features.items()}
+    yield from renaming_mistakes(written, kind="feature", names=draft.names)
+    tables: dict[YamlPath, tuple[str, Any]] = {
+        ("tables", n, "renamed_from"): (n, t.renamed_from) for n, t in draft.tables.items()
+    }
+    yield from renaming_mistakes(tables, kind="table", names=draft.table_names)
 
 
 def _name(path: YamlPath, name: str) -> Iterator[Finding]:

@@ -1,8 +1,9 @@
 """A digest that changes exactly when some column is encoded otherwise.
 
-What counts: sources of values, joins, filters, encodings, fitted contents, sequences. What does
-not: tables, widths, pooling, labels, split, paths, order of features, and choices (such as
-`min_count`) that left the fitted contents as they were.
+What counts: names, sources of values, joins, filters, encodings, fitted contents, sequences, and
+`renamed_from`, since hashed tables find rows by it. What does not: tables, widths, pooling, labels,
+split, paths, order of features, and choices (such as `min_count`) that left the fitted contents as
+they were.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def fingerprint_ids(schema: FeatureSchema, table: str) -> str:
 
 def _feature(schema: FeatureSchema, feature: Any) -> dict[str, Any]:
     content: dict[str, Any] = {"kind": feature.kind}
+    if feature.renamed_from is not None:
+        content["renamed_from"] = feature.renamed_from
     if isinstance(feature, ColumnFeature):
         content["from"] = {"expr": feature.expr} if feature.expr else feature.source_column
     match feature:

@@ -24,8 +24,9 @@ class Vocabulary:
     """Known raw values; the value at position i has id i + 1, and id 0 is every other value.
 
     Attributes:
-        values: Distinct raw values by falling count, ties by rising value.
-        counts: Occurrences in training.
+        values: Distinct raw values, in any order: fitted ones by falling count, ties by rising
+            value; those of `features.continuing` in the order in which they came.
+        counts: Occurrences in training, as they were last counted.
     """
 
     values: pl.Series

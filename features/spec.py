@@ -69,7 +69,10 @@ class Label(Spec):
 
 # ---------------------------------------------------------------------------------- encodings
 class VocabEncoding(Spec):
-    """Known values get ids 1, 2, ... by falling frequency in training; 0 is every other value."""
+    """Known values get ids 1, 2, ... by falling frequency in training; 0 is every other value.
+
+    Where training goes on from a checkpoint they keep the ids they had, and new ones follow.
+    """
 
     kind: Literal["vocab"] = "vocab"
     min_count: Annotated[int, Field(ge=1)] = 1
@@ -103,6 +106,13 @@ class FeatureBase(Spec):
 
     name: str
     """Name everywhere: in tables, metrics and messages."""
+    renamed_from: str | None = None
+    """The feature's first name, from before it was renamed; stays for good. Hashes go by it."""
+
+    @property
+    def first_name(self) -> str:
+        """The name that hashed tables know it by, whatever it is called now."""
+        return self.renamed_from or self.name
 
 
 class ColumnFeature(FeatureBase):

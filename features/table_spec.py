@@ -14,6 +14,8 @@ class TableBase(Spec):
 
     dim: Annotated[int, Field(ge=1)] | None = None
     """Width of the vector of an id. None: that of `defaults`."""
+    renamed_from: str | None = None
+    """The table's first name, from before it was renamed; stays for good."""
 
 
 class StagedTable(TableBase):
@@ -310,6 +312,11 @@ class DecoupledTable(TableBase):
             if isinstance(table, StagedTable | PlannedTable):
                 raise ValueError(
                     f"{role}: must be a table of one training without a plan, got {table.scheme}"
+                )
+            if table.renamed_from is not None:
+                raise ValueError(
+                    f"{role}: a role has no name of its own, got renamed_from; write it beside "
+                    f"`scheme: decoupled`"
                 )
         return self
 

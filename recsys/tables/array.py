@@ -48,7 +48,7 @@ class ArrayScheme(Scheme):
                 HashedRead(
                     r.key,
                     r.key,
-                    salt(spec.scheme, spec.seed, r.namespace),
+                    salt(spec.scheme, spec.seed, r.salt_name),
                     self.blocks[r.namespace],
                 )
                 for r in table.readers

@@ -50,7 +50,10 @@ def blocks(
             f"tables.{table.name}: needs {each} for each of its {len(num_ids)} features, got "
             f"{size} rows; raise rows or budget"
         )
-    return _proportional({name: count or 0 for name, count in num_ids.items()}, size, least)
+    # By first names: they break ties, which renaming a feature must not turn round.
+    names = table.salt_names()
+    found = _proportional({names[n]: count or 0 for n, count in num_ids.items()}, size, least)
+    return {name: found[names[name]] for name in num_ids}
 
 
 def own_rows(table: LogicalTable) -> dict[str, Block] | None:

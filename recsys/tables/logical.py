@@ -46,6 +46,7 @@ class Reader:
         event_pooling: How the vectors of one event of a sequence become one, before those of the
             example do; `none`: an event has one id.
         source: Key of its ids in a batch. None: that of its vectors.
+        first_name: What the namespace was called at first, where it was renamed since.
     """
 
     key: str
@@ -57,6 +58,12 @@ class Reader:
     is_multi_valued: bool
     event_pooling: Pooling = "none"
     source: str | None = None
+    first_name: str | None = None
+
+    @property
+    def salt_name(self) -> str:
+        """What hashes of its ids are salted with: renaming a feature moves none of them."""
+        return self.first_name or self.namespace
 
     @property
     def column(self) -> str:
@@ -85,6 +92,10 @@ class LogicalTable:
     def num_ids_per_namespace(self) -> dict[str, int | None]:
         """Ids of each feature that has ids of its own, in order of first appearance."""
         return {reader.namespace: reader.num_ids for reader in self.readers}
+
+    def salt_names(self) -> dict[str, str]:
+        """What hashes of each of these features' ids are salted with."""
+        return {reader.namespace: reader.salt_name for reader in self.readers}
 
 
 def logical_tables(schema: FeatureSchema) -> tuple[LogicalTable, ...]:
@@ -188,15 +199,17 @@ def _reader(
 ) -> Reader:
     spec = schema.feature_set.feature(feature)
     has_lists_of_events = key != feature and schema.is_multi_valued(feature)
+    namespace = (spec.like if isinstance(spec, Categorical) else None) or feature
     return Reader(
         key=key,
         position=position,
-        namespace=(spec.like if isinstance(spec, Categorical) else None) or feature,
+        namespace=namespace,
         num_ids=schema.num_ids(feature),
         probes=spec.probes,
         pooling=pooling,
         is_multi_valued=is_multi_valued,
         event_pooling=spec.pooling if has_lists_of_events else "none",
+        first_name=schema.feature_set.feature(namespace).renamed_from,
     )
 
 

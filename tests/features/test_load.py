@@ -116,10 +116,10 @@ def test_every_mistake_is_reported_at_once():
         "f.yaml:5: split.kind: unknown kind, got 'randm'; allowed random, temporal, "
         "leave_one_out, column; did you mean 'random'?",
         "f.yaml:7: tables.shared.dim: must be at least 1, got 0",
-        "f.yaml:7: tables.shared.row: unknown key; allowed budget, dim, num_tables, rows, scheme, "
-        "seed; did you mean 'rows'?",
+        "f.yaml:7: tables.shared.row: unknown key; allowed budget, dim, num_tables, "
+        "renamed_from, rows, scheme, seed; did you mean 'rows'?",
         "f.yaml:9: features.hour.colum: unknown key; allowed column, dim, encoding, expr, fill, "
-        "kind, like, name, pooling, probes, split, table; did you mean 'column'?",
+        "kind, like, name, pooling, probes, renamed_from, split, table; did you mean 'column'?",
         "f.yaml:9: features.hour.table: unknown table, got 'share'; allowed shared; "
         "did you mean 'shared'?",
         "f.yaml:10: features.age.kind: unknown kind, got 'categorial'; allowed categorical, "
@@ -190,13 +190,13 @@ LOG = "entity: {user: u, item: i, time: t}"
         ("tables: {t: {scheme: hash, rows: 4, budget: 3}}", [f"name: a, {C}, table: t"],
          "tables.t.rows: needs exactly one of rows and budget, got both"),
         ("tables: {t: {rows: 4}}", [f"name: a, {C}, table: t"],
-         "tables.t.rows: unknown key; allowed dim, scheme"),
+         "tables.t.rows: unknown key; allowed dim, renamed_from, scheme"),
         ("tables: {t: {scheme: quantized, bits: 7}}", [f"name: a, {C}, table: t"],
          "tables.t.bits: must be 8 or 16, got 7"),
         ("tables: {t: {scheme: quantized, step_size: 0}}", [f"name: a, {C}, table: t"],
          "tables.t.step_size: must be above 0"),
         ("tables: {t: {scheme: quantized, rows: 9}}", [f"name: a, {C}, table: t"],
-         "tables.t.rows: unknown key; allowed bits, dim, scheme, step, step_size"),
+         "tables.t.rows: unknown key; allowed bits, dim, renamed_from, scheme, step, step_size"),
         ("tables: {t: {scheme: quantized}}", [f"name: a, {C}, table: t, encoding: hash"],
          "features.a.encoding.size: missing, and a quantized table has a row per id; add a size"),
         ("", [f"name: a, {C}, table: t"],
@@ -263,6 +263,18 @@ LOG = "entity: {user: u, item: i, time: t}"
          "split.val_from: no ISO date or datetime, got 'tuesday'; write 2024-12-31"),
         ("split: {kind: column, column: s, val: [train]}", ["name: d, kind: dense"],
          "split: a value belongs to one of train, val, test, got 'train' twice"),
+        ("", ["name: a, kind: dense, renamed_from: a"],
+         "features.a.renamed_from: names the feature itself, got 'a'; drop it"),
+        ("", ["name: a, kind: dense, renamed_from: b", "name: b, kind: dense"],
+         "features.a.renamed_from: names a feature that is still there, got 'b'; drop it, or call"),
+        ("", ["names: [a, b], kind: dense, renamed_from: c"],
+         "features.b.renamed_from: feature 'a' was called so too, got 'c'; keep one"),
+        ("tables: {t: {renamed_from: u}, u: {}}",
+         ["name: a, kind: categorical, table: t", "name: b, kind: categorical, table: u"],
+         "tables.t.renamed_from: names a table that is still there, got 'u'; drop it, or call"),
+        ("tables: {t: {scheme: decoupled, attention: {renamed_from: u}}}",
+         ["name: a, kind: categorical, table: t"],
+         "tables.t.attention: a role has no name of its own, got renamed_from; write it beside"),
     ],
 )  # fmt: skip
 def test_parts_that_contradict_each_other(top, features, message):

@@ -86,7 +86,7 @@ class CCEScheme(Scheme):
                 HashedRead(
                     _hash(r.key, chunk),
                     r.key,
-                    salt("cce", spec.seed, r.namespace, chunk),
+                    salt("cce", spec.seed, r.salt_name, chunk),
                     self._block(r.namespace, spec.num_chunks + chunk),
                 )
                 for r in table.readers
@@ -95,7 +95,7 @@ class CCEScheme(Scheme):
         )
         self.register_buffer("num_clusterings", torch.zeros((), dtype=torch.int64))
         for name, ids in self.own.items():
-            self.register_buffer(_buffer(name), self._first_clusters(name, ids.size))
+            self.register_buffer(_buffer(name), self._first_clusters(name, num_ids=ids.size))
 
     # ----------------------------------------------------------------------------------- rows
     def row_meaning(self) -> dict[str, Any]:
@@ -147,10 +147,11 @@ class CCEScheme(Scheme):
         block = self.blocks[namespace]
         return Block(place * self.num_rows + block.first, block.size)
 
-    def _first_clusters(self, namespace: str, num_ids: int) -> Tensor:
+    def _first_clusters(self, namespace: str, *, num_ids: int) -> Tensor:
         size = self.blocks[namespace].size
+        first_name = self.table.salt_names()[namespace]
         salts = [
-            salt("cce clusters", self.spec.seed, namespace, chunk)
+            salt("cce clusters", self.spec.seed, first_name, chunk)
             for chunk in range(self.spec.num_chunks)
         ]
         clusters_NC = hash_to_rows(torch.arange(num_ids).unsqueeze(1), torch.tensor(salts), size)

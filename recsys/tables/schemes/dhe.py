@@ -55,7 +55,7 @@ class DHEScheme(Scheme):
             *[_Layer(w, hidden_width) for w in widths[:-1]], nn.Linear(hidden_width, table.dim)
         )
         _scale(self.network, self.num_hashes)
-        salts = [[salt("dhe", spec.seed, r.namespace)] for r in table.readers]
+        salts = [[salt("dhe", spec.seed, r.salt_name)] for r in table.readers]
         self.register_buffer("salts_R1", torch.tensor(salts, dtype=torch.int64), persistent=False)
         of_hashes = [salt("dhe hash", number) for number in range(self.num_hashes)]
         self.register_buffer("salts_K", torch.tensor(of_hashes), persistent=False)

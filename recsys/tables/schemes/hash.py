@@ -40,7 +40,7 @@ class HashScheme(Scheme):
         self.blocks = blocks(table, num_rows, multiplexed=False)
         self.reads = HashedReads(
             [
-                HashedRead(r.key, r.key, salt("hash", r.namespace), self.blocks[r.namespace])
+                HashedRead(r.key, r.key, salt("hash", r.salt_name), self.blocks[r.namespace])
                 for r in table.readers
             ]
         )

@@ -41,10 +41,17 @@ class MixedDimScheme(Scheme):
         own = bounded_rows(table)
         self.own = {name: Block(0, block.size) for name, block in own.items()}
         counts = {name: block.size for name, block in own.items()}
-        dims = _dims(counts, dim=table.dim, allowed=numbers_for(table))
-        if dims is None:
+        # By first names: they break ties, which renaming a feature must not turn round.
+        first_names = table.salt_names()
+        of_first_names = _dims(
+            {first_names[name]: count for name, count in counts.items()},
+            dim=table.dim,
+            allowed=numbers_for(table),
+        )
+        if of_first_names is None:
             least = sum(_numbers(count, 1, table.dim) for count in counts.values())
             raise too_small(table, least=least)
+        dims = {name: of_first_names[first_names[name]] for name in counts}
         super().__init__(
             table,
             physical_tables=tuple(

@@ -80,7 +80,7 @@ class MultihashScheme(Scheme):
                 HashedRead(
                     f"{r.key}@{place}",
                     r.key,
-                    salt("multihash", spec.seed, r.namespace, place),
+                    salt("multihash", spec.seed, r.salt_name, place),
                     (self.weights if place == k else self.rows)[r.namespace],
                 )
                 for r in table.readers

@@ -53,7 +53,7 @@ class PQScheme(Scheme):
                 HashedRead(
                     f"{r.key}@{chunk}",
                     r.key,
-                    salt("pq", spec.seed, r.namespace, chunk),
+                    salt("pq", spec.seed, r.salt_name, chunk),
                     replace(
                         self.blocks[r.namespace],
                         first=chunk * num_rows + self.blocks[r.namespace].first,

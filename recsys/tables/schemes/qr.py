@@ -14,7 +14,7 @@ from features.table_spec import QRTable
 from recsys.tables.blocks import blocks, own_rows
 from recsys.tables.budget import rows_for
 from recsys.tables.hashing import hash_to_rows, salt
-from recsys.tables.logical import LogicalTable
+from recsys.tables.logical import LogicalTable, Reader
 from recsys.tables.readers import concatenate, spread
 from recsys.tables.scheme import Lookup, PhysicalTable, Scheme
 
@@ -83,14 +83,14 @@ class QRScheme(Scheme):
             widths={r.key: table.dim for r in table.readers},
         )
         self.spec = spec
-        plan = [self._plan(r.namespace) for r in table.readers]
+        plan = [self._plan(r) for r in table.readers]
         plan_R7 = torch.tensor(plan, dtype=torch.int64)
         self.register_buffer("plan_R7", plan_R7, persistent=False)
 
-    def _plan(self, namespace: str) -> tuple[int, ...]:
-        split = self.splits[namespace]
+    def _plan(self, reader: Reader) -> tuple[int, ...]:
+        split = self.splits[reader.namespace]
         return (
-            salt("qr", self.spec.seed, namespace),
+            salt("qr", self.spec.seed, reader.salt_name),
             split.first_id,
             split.step,
             split.first_quotient,

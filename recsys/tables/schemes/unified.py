@@ -58,7 +58,7 @@ class UnifiedScheme(Scheme):
                 HashedRead(
                     _name(r, probe),
                     r.key,
-                    salt("unified", spec.seed, r.namespace, probe),
+                    salt("unified", spec.seed, r.salt_name, probe),
                     everywhere,
                 )
                 for r, probe in probes
