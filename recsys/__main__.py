@@ -8,6 +8,7 @@ from importlib import import_module
 VERBS = {
     "doctor": ("recsys.doctor", "check the installation and the machine"),
     "simulate": ("recsys.data.simulate", "write a click log whose true probabilities are known"),
+    "diff": ("recsys.diff", "say what an edit of a feature file keeps of what was learned"),
     "export": ("recsys.export", "turn a checkpoint into a bundle"),
     "export-search": ("recsys.export_search", "write what finds events in histories, by itself"),
     "score": ("recsys.score", "score raw Parquet with a bundle"),
