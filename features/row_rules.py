@@ -243,7 +243,9 @@ def _planned_notes(after: PlannedTable, move: Move) -> tuple[Note, ...]:
     ]
     digests = {plan.digest for plan in plans if plan is not None}
     if move.old.owners(move.old_table) != move.new.owners(move.new_table):
-        return (("reset", f"its plan {after.plan} is for features of other names"),)
+        return (
+            ("reset", f"its plan {after.plan} is for features of other names, or in another order"),
+        )
     if len(digests) > 1:
         return (("reset", f"its plan {after.plan} is another"),)
     if not move.has_its_owners or not all(c.are_the_same for c in move.ids_of_both):
