@@ -10,11 +10,10 @@ from features.sizes import format_bytes
 if TYPE_CHECKING:
     from rich.table import Table
 
-STATE = (
-    "With state: the numbers, and two more for each that Adam keeps of replicated tables, or one\n"
-    "that adagrad keeps of sharded ones (rowwise_adagrad: one a row). A rank also holds a gradient\n"
-    "of each replicated number. Beside this come dense layers, activations and batches."
-)
+STATE = """\
+With state: the numbers, and two more for each that Adam keeps of replicated tables, or one
+that adagrad keeps of sharded ones (rowwise_adagrad: one a row). A rank also holds a gradient
+of each replicated number. Beside this come dense layers, activations and batches."""
 
 
 def memory_table(result: CheckResult) -> Table | None:

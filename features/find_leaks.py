@@ -16,6 +16,7 @@ SAMPLE_ROWS = 300_000
 _MOST_HASHES = 5_000_000
 _SAME = 0.99999
 _FEW_ROWS = 0.005
+_OWN_ROWS = 0.2  # where fewer rows differ, what is read does not tell events apart
 
 
 def leaks(schema: FeatureSchema, encoded: pl.LazyFrame, *, num_training: int) -> list[Finding]:
@@ -68,16 +69,21 @@ def identical_rows(schema: FeatureSchema, encoded: pl.LazyFrame) -> list[Finding
     if num_rows > _MOST_HASHES:  # equal rows stay together
         hashed = hashed.filter(pl.col("row") % (-(-num_rows // _MOST_HASHES)) == 0)
     by_row = hashed.group_by("row").agg(
-        trains=(pl.col(SPLIT) == "train").any(), tests=(pl.col(SPLIT) == "test").sum()
+        trains=(pl.col(SPLIT) == "train").any(),
+        tests=(pl.col(SPLIT) == "test").sum(),
+        rows=pl.len(),
     )
-    seen, tests = (
+    seen, tests, distinct, rows = (
         by_row.select(
-            seen=pl.col("tests").filter(pl.col("trains")).sum(), tests=pl.col("tests").sum()
+            seen=pl.col("tests").filter(pl.col("trains")).sum(),
+            tests=pl.col("tests").sum(),
+            distinct=pl.len(),
+            rows=pl.col("rows").sum(),
         )
         .collect(engine="streaming")
         .row(0)
     )
-    if not tests or seen / tests < _FEW_ROWS:
+    if not tests or seen / tests < _FEW_ROWS or distinct < _OWN_ROWS * rows:
         return []
     text = (
         f"{seen / tests:.1%} of the test events are equal to a training event in all that is read; "

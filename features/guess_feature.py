@@ -21,6 +21,7 @@ _MANY_IDS = 1_000
 _LONG_TAIL = 0.3
 _NEARLY_ALL = 0.9
 _SKEWED = 2.0
+_LONG_TAILED = 12.0  # of a normal distribution 0
 _LARGEST = 3e38
 _CODES = frozenset(
     {"zip", "zipcode", "postcode", "type", "category", "cat", "class", "group", "brand", "hour",
@@ -243,15 +244,19 @@ def _of_number(
     settings: list[tuple[str, str]] = [("kind", "dense")]
     if may_be_missing:
         settings.append(("fill", "mean"))
-    skew = column.values.cast(pl.Float64).skew()
-    is_skewed = skew is not None and abs(skew) > _SKEWED
-    if is_skewed and column.num_distinct > 2:
+    if column.num_distinct > 2 and _has_long_tail(column.values.cast(pl.Float64)):
         settings.append(("transform", "log1p" if column.minimum >= 0 else "signed_log1p"))
     settings.append(("standardize", "true"))
     comment = doubt
     if may_be_missing and not comment:
         comment = "guess: a missing number is the mean"
     return tuple(settings), comment
+
+
+def _has_long_tail(numbers: pl.Series) -> bool:
+    """Whether a few numbers lie far out, on one side or on both."""
+    skew, kurtosis = numbers.skew(), numbers.kurtosis()
+    return abs(skew or 0.0) > _SKEWED or (kurtosis or 0.0) > _LONG_TAILED
 
 
 def _encoding(column: ColumnProfile, *, is_attribute: bool) -> tuple[Settings, str]:

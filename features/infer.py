@@ -93,12 +93,20 @@ def infer(files: Sequence[Path], *, task: Task, asked: Mapping[str, str]) -> Pro
     label = None
     if task == "ranking":
         label = guess_label(events.columns, taken=roles, asked=asked.get("label"))
+    if task == "ranking":
+        _check_columns(attributes, roles if label is None else [*roles, label.column])
     _check_found(events, task=task, user=user, item=item, time=time, label=label, asked=asked)
     look = _Look(events, attributes, user, item, time, label)
     features, left_out = look.sequence() if task == "sequence" else look.ranking()
     split, file_column, of_split = _split(look, task=task)
     if of_split is not None:
         features = tuple(f for f in features if _column_of(f) != of_split)
+    if not features:
+        reasons = "; ".join(f"{column.column}: {column.reason}" for column in left_out)
+        raise DataError(
+            f"{events.files[0].name}: no column is of use as a feature, got {reasons or 'none'}; "
+            f"give more events, or columns that differ"
+        )
     is_hashed = any((("table", HASHED_TABLE)) in line.settings for line in features)
     return Proposal(
         task=task,
@@ -185,8 +193,9 @@ class _Look:
         self, table: Table, name: str, taken: set[str], *, joined: Attributes | None = None
     ) -> FeatureLine | LeftOut:
         column = table.columns[name]
-        if joined is not None and self._is_elsewhere(name, joined):
-            return LeftOut(f"{table.name}.{name}", "another table has a column of this name")
+        if self._is_elsewhere(table, name):
+            shown = name if joined is None else f"{table.name}.{name}"
+            return LeftOut(shown, "another table has a column of this name; rename one")
         if joined is None and self._counts_events(name):
             return LeftOut(name, "counts a user's events")
         values = table.sample[name]
@@ -213,10 +222,10 @@ class _Look:
             taken.discard(feature)
         return line
 
-    def _is_elsewhere(self, name: str, joined: Attributes) -> bool:
-        """Whether another table has the column; then nobody can read it."""
-        others = [a.table.columns for a in self.attributes if a is not joined]
-        return any(name in columns for columns in (self.events.columns, *others))
+    def _is_elsewhere(self, table: Table, name: str) -> bool:
+        """Whether another table has the column, which nobody can read then, unless as its key."""
+        others = [joined.table for joined in self.attributes if name != joined.key]
+        return any(name in t.columns for t in (self.events, *others) if t is not table)
 
     def _counts_events(self, name: str) -> bool:
         column = self.events.columns[name]
@@ -302,6 +311,19 @@ def _check_asked(asked: Mapping[str, str], events: Table) -> None:
         f"{did_you_mean(column, events.columns)}; available {', '.join(events.columns)}"
         for role, column in asked.items()
         if column not in events.columns
+    ]
+    if mistakes:
+        raise DataError(mistakes)
+
+
+def _check_columns(attributes: tuple[Attributes, ...], read: Sequence[str]) -> None:
+    """Complain of attributes called like a column of the events that has to be read."""
+    mistakes = [
+        f"{joined.table.files[0].name}: column {column!r} is also in the events, which need it; "
+        f"rename it here"
+        for joined in attributes
+        for column in joined.table.columns
+        if column in read and column != joined.key
     ]
     if mistakes:
         raise DataError(mistakes)

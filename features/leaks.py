@@ -57,7 +57,7 @@ def category_auc(values: pl.Series, labels: pl.Series) -> float | None:
     rows = pl.DataFrame({"value": values, "label": labels}).with_row_index("row")
     rows = rows.with_columns(half=pl.col("row") // 16 % 2)  # neighbours in a log are alike
     if rows.schema["value"].is_nested():
-        rows = rows.explode("value")
+        rows = rows.explode("value", empty_as_null=True)
     means = rows.group_by("value", "half").agg(pl.col("label").sum().alias("ones"), pl.len())
     mean = rows["label"].mean()
     scores = means.select(
