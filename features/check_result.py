@@ -90,7 +90,7 @@ def check_file(
 
 
 def as_json(result: CheckResult, *, file: Path, data_dir: Path | None) -> dict[str, Any]:
-    """The object of `--json`; docs/feature_file.md says what its keys mean.
+    """The object of `--json`; docs/first_run.md says what its keys mean.
 
     Args:
         result: Of `check_file`.
@@ -162,11 +162,10 @@ def _table(summary: TableSummary, memory: TableMemory | None) -> dict[str, Any]:
         "bytes_per_rank": None,
     }
     if memory is not None:
-        assert summary.num_bytes is not None
         found |= {
             "place": memory.place,
             "optimizer": memory.optimizer,
-            "bytes_with_state": summary.num_bytes + memory.state_bytes,
+            "bytes_with_state": memory.bytes_with_state,
             "bytes_per_rank": memory.bytes_per_rank,
         }
     return found
@@ -182,9 +181,12 @@ def _with_memory(
         # Tables that the target has apart are not in the summary.
         is_doubled = isinstance(table, DecoupledTable) and table.separate_target
         parts = table.num_tables if isinstance(table, UnifiedTable) else 1
-        num_bytes = None if is_doubled else summary.num_bytes
         memory = table_memory(
-            summary.scheme, num_bytes=num_bytes, num_parts=parts, world_size=world_size
+            summary.scheme,
+            num_rows=None if is_doubled else summary.rows,
+            dim=summary.dim,
+            num_parts=parts,
+            world_size=world_size,
         )
         found.append((summary, memory))
     return tuple(found)

@@ -28,14 +28,14 @@ def memory_table(result: CheckResult) -> Table | None:
     for column in ("with state", "on a rank"):
         table.add_column(column, justify="right")
     for summary, memory in result.tables:
-        if memory is None or summary.num_bytes is None:
+        if memory is None:
             table.add_row(summary.name, "not estimated", "", "", "")
             continue
         table.add_row(
             summary.name,
             memory.place,
             memory.optimizer,
-            format_bytes(summary.num_bytes + memory.state_bytes),
+            format_bytes(memory.bytes_with_state),
             format_bytes(memory.bytes_per_rank),
         )
     return table

@@ -93,7 +93,7 @@ def _label(proposal: Proposal) -> list[str]:
     label = proposal.label
     if label is None:
         return []
-    parts = [f"name: {label.name}"]
+    parts = [f"name: {yaml_text(label.name)}"]
     parts += [f"expr: {yaml_quoted(label.expr)}"] if label.expr is not None else []
     parts += [f"where: {yaml_quoted(label.where)}"] if label.where is not None else []
     comment = f"guess: {label.doubt}" if label.doubt else ""
@@ -112,7 +112,7 @@ def _features(features: Sequence[FeatureLine]) -> list[str]:
     """Neighbours that are alike share a line."""
     lines = []
     for (settings, comment), group in groupby(features, key=lambda f: (f.settings, f.comment)):
-        names = [feature.name for feature in group]
+        names = [yaml_text(feature.name) for feature in group]
         is_alike = len(names) > 1
         first = f"names: [{', '.join(names)}]" if is_alike else f"name: {names[0]}"
         rest = ", ".join(f"{key}: {value}" for key, value in settings)

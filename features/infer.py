@@ -100,7 +100,7 @@ def infer(files: Sequence[Path], *, task: Task, asked: Mapping[str, str]) -> Pro
     features, left_out = look.sequence() if task == "sequence" else look.ranking()
     split, file_column, of_split = _split(look, task=task)
     if of_split is not None:
-        features = tuple(f for f in features if _column_of(f) != of_split)
+        features = tuple(f for f in features if not _is_of(f, of_split))
     if not features:
         reasons = "; ".join(f"{column.column}: {column.reason}" for column in left_out)
         raise DataError(
@@ -150,7 +150,7 @@ class _Look:
                     found.append(self._column(joined.table, name, taken, joined=joined))
         lines = [line for line in found if isinstance(line, FeatureLine)]
         lines += self._of_clock(taken)
-        of = next((n.name for n in lines if self.item and _column_of(n) == self.item.column), "")
+        of = next((n.name for n in lines if self.item and _is_of(n, self.item.column)), "")
         history = self._history(taken, self.label.condition, of=of)
         if history is not None:
             lines.append(history)
@@ -284,7 +284,7 @@ class _Look:
             return None
         longest = _LONGEST_POOLED if pooled else _LONGEST_READ
         length = min(longest, max(5, -(-int(high) // 5) * 5))
-        settings = [("kind", "sequence"), ("of", of), ("max_length", str(length))]
+        settings = [("kind", "sequence"), ("of", yaml_text(of)), ("max_length", str(length))]
         if condition is not None:
             settings += [("where", yaml_quoted(condition)), ("pooling", "mean")]
         comment = f"guess: nine of ten users have at most {int(high):,} events"
@@ -301,8 +301,8 @@ def _feature_of(column: str) -> str:
     return feature_name(column, taken=set())
 
 
-def _column_of(line: FeatureLine) -> str:
-    return dict(line.settings).get("column", line.name).strip('"')
+def _is_of(line: FeatureLine, column: str) -> bool:
+    return dict(line.settings).get("column", yaml_text(line.name)) == yaml_text(column)
 
 
 def _check_asked(asked: Mapping[str, str], events: Table) -> None:

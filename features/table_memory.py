@@ -12,6 +12,7 @@ from typing import Literal
 
 REPLICATED_BYTES = 8_000_000
 """Larger tables are sharded: `tables.dense_max_bytes` of a run."""
+FLOAT_BYTES = 4
 _BY_ROWS = ("full", "hash", "unified")
 
 
@@ -22,34 +23,36 @@ class TableMemory:
     Attributes:
         place: Whole on every rank, or cut over all.
         optimizer: Whose state is counted.
-        state_bytes: Of the optimiser, for the whole table.
+        bytes_with_state: Of the whole table: its numbers and what the optimiser keeps of them.
         bytes_per_rank: Of numbers, state and, where replicated, gradients.
     """
 
     place: Literal["replicated", "sharded"]
     optimizer: Literal["Adam", "adagrad"]
-    state_bytes: int
+    bytes_with_state: int
     bytes_per_rank: int
 
 
 def table_memory(
-    scheme: str, *, num_bytes: int | None, num_parts: int, world_size: int
+    scheme: str, *, num_rows: int | None, dim: int, num_parts: int, world_size: int
 ) -> TableMemory | None:
     """Memory of a table; None where its scheme, or missing data, does not tell its numbers.
 
     Args:
         scheme: Of the table.
-        num_bytes: Of its numbers; None where they are not known.
+        num_rows: Of `dim` numbers each; None where it is not known.
+        dim: Width of a row.
         num_parts: Tables of equal size that it is stored as.
         world_size: Ranks.
     """
-    if scheme not in _BY_ROWS or num_bytes is None:
+    if scheme not in _BY_ROWS or num_rows is None:
         return None
+    num_bytes = num_rows // num_parts * num_parts * dim * FLOAT_BYTES
     if num_bytes // num_parts <= REPLICATED_BYTES:
         # Adam: two moments of each number; beside them, its gradient.
-        return TableMemory("replicated", "Adam", 2 * num_bytes, 4 * num_bytes)
+        return TableMemory("replicated", "Adam", 3 * num_bytes, 4 * num_bytes)
     # Adagrad: a sum of squares of each number; gradients never leave the looked-up rows.
-    return TableMemory("sharded", "adagrad", num_bytes, -(-2 * num_bytes // world_size))
+    return TableMemory("sharded", "adagrad", 2 * num_bytes, -(-2 * num_bytes // world_size))
 
 
 def total_per_rank(tables: Iterable[TableMemory | None]) -> int:

@@ -81,16 +81,23 @@ def test_memory_follows_the_defaults_of_a_run():
     assert config.dense_max_bytes == REPLICATED_BYTES
     assert config.optimizer.name == "adagrad"
     assert RankingTask(ranker=torch.nn.Identity).optimizer_factory is optim.Adam
-    small = table_memory("full", num_bytes=REPLICATED_BYTES, num_parts=1, world_size=4)
-    assert (small.place, small.state_bytes) == ("replicated", 2 * REPLICATED_BYTES)
+
+    def of(scheme, num_rows, *, num_parts=1, world_size=1):
+        return table_memory(
+            scheme, num_rows=num_rows, dim=10, num_parts=num_parts, world_size=world_size
+        )
+
+    most = REPLICATED_BYTES // 40
+    small = of("full", most, world_size=4)
+    assert (small.place, small.bytes_with_state) == ("replicated", 3 * REPLICATED_BYTES)
     assert small.bytes_per_rank == 4 * REPLICATED_BYTES
-    large = table_memory("hash", num_bytes=REPLICATED_BYTES + 4, num_parts=1, world_size=4)
+    large = of("hash", most + 1, world_size=4)
     assert (large.place, large.optimizer) == ("sharded", "adagrad")
-    assert large.bytes_per_rank == (REPLICATED_BYTES + 4) // 2
-    halves = table_memory("unified", num_bytes=2 * REPLICATED_BYTES, num_parts=2, world_size=1)
-    assert halves.place == "replicated"
-    assert table_memory("dpq", num_bytes=100, num_parts=1, world_size=1) is None
-    assert table_memory("full", num_bytes=None, num_parts=1, world_size=1) is None
+    assert large.bytes_per_rank == (REPLICATED_BYTES + 40) // 2
+    halves = of("unified", 2 * most + 1, num_parts=2)
+    assert (halves.place, halves.bytes_with_state) == ("replicated", 6 * REPLICATED_BYTES)
+    assert of("dpq", 100) is None
+    assert of("full", None) is None
 
 
 def test_the_state_of_adam_has_two_numbers_for_each():
@@ -99,5 +106,7 @@ def test_the_state_of_adam_has_two_numbers_for_each():
     weight.sum().backward()
     adam.step()
     tensors = [t for t in adam.state[weight].values() if t.shape == weight.shape]
-    memory = table_memory("full", num_bytes=4 * weight.numel(), num_parts=1, world_size=1)
-    assert sum(4 * t.numel() for t in tensors) == memory.state_bytes
+    memory = table_memory("full", num_rows=3, dim=4, num_parts=1, world_size=1)
+    numbers = [weight, *tensors]
+    assert sum(4 * t.numel() for t in numbers) == memory.bytes_with_state
+    assert sum(4 * t.numel() for t in [*numbers, weight.grad]) == memory.bytes_per_rank

@@ -363,13 +363,23 @@ def test_odd_names_of_columns(look):
             "values": [k % 4 for k in range(NUM_ROWS)],
             "a: b, #c\"'": [k % 5 for k in range(NUM_ROWS)],
             "yes": [k % 6 for k in range(NUM_ROWS)],
+            "Null": [k % 9 for k in range(NUM_ROWS)],
             "名前": ["x", "y"] * (NUM_ROWS // 2),
             "select": [k % 2 + 1 for k in range(NUM_ROWS)],
         }
     )
     sources = {f.source_column: f.name for f in found.features if not isinstance(f, Sequence)}
     assert sources["größe in cm"] == "gr_e_in_cm"
-    assert {"values", "a: b, #c\"'", "yes", "名前", "select"} <= sources.keys()
+    assert {"values", "a: b, #c\"'", "yes", "Null", "名前", "select"} <= sources.keys()
+
+
+def test_odd_names_of_users_and_items(look):
+    columns = {"user_id": None, "item_id": None, 'Item "ID"': base()["item_id"]}
+    _, found = look(columns | {"User ID": base()["user_id"]})
+    assert (found.entity.user, found.entity.item) == ("User ID", 'Item "ID"')
+    assert found.feature("history").of == "Item_ID"
+    with pytest.raises(DataError, match="item column cannot be the name of a feature"):
+        look(columns | {"User ID": base()["user_id"]}, task="sequence")
 
 
 def test_columns_that_are_alike_share_a_line(look):
