@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from features.column_names import ID_WORDS, words_of
+from features.guess_entity import as_instant_column
 from features.guess_label import says_outcome
 from features.leaks import NEAR_ONE, category_auc, number_auc, pure_value
 from features.profile import ColumnProfile
@@ -134,10 +135,14 @@ def _useless(column: ColumnProfile, *, is_attribute: bool) -> str | None:
         return None
     if column.num_distinct <= 1:
         return "one value"
+    if as_instant_column(column) is not None:
+        return "a date: make a number or category of it by expr"
     if says_outcome(column.name) and not is_attribute:
         return "guess: known only after the event"
     is_unique = column.num_distinct >= _NEARLY_ALL * column.num_present and column.num_rows > 20
-    if is_unique and (column.may_be_id or (is_attribute and not dtype.is_float())):
+    is_amount = column.is_whole_number and set(words_of(column.name)) & _QUANTITIES
+    has_names = column.may_be_id or (is_attribute and not dtype.is_float())
+    if is_unique and has_names and not is_amount:
         return f"another value in nearly every row{' of its table' if is_attribute else ''}"
     if column.is_text and find_separator(column.values) is None and _is_prose(column.values):
         return "free text"

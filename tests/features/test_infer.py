@@ -303,6 +303,7 @@ def test_what_is_left_out_and_why(look):
             "quality": ["bad" if c == 0 and k % 3 else "ok" for k, c in enumerate(clicks)],
             "signup": [date(2020, 1, 1 + k % 9) for k in range(NUM_ROWS)],
             "review": [" ".join(rng.choice(words, 8)) for _ in range(NUM_ROWS)],
+            "sent_time": [1_700_000_000 + 977 * (k % 99) for k in range(NUM_ROWS)],
             "blob": [b"x"] * NUM_ROWS,
             "huge": [float("inf") if k == 9 else float(k) for k in range(NUM_ROWS)],
         }
@@ -316,12 +317,18 @@ def test_what_is_left_out_and_why(look):
         "revenue": "known only after the event",
         "quality": "gives the label away: 'bad' means 0",
         "signup": "a date",
+        "sent_time": "a date",
         "review": "another value in nearly every row",
         "blob": "type Binary",
         "huge": "infinite in 1 rows",
     }.items():
         assert name not in {f.name for f in found.features}, name
         assert re.search(rf"\b{name}\b[^:]*: [^#]*{re.escape(reason)}", told), (name, told)
+
+
+def test_amounts_that_all_differ_are_numbers(look):
+    _, found = look({"cost": range(NUM_ROWS)})
+    assert isinstance(found.feature("cost"), Dense)
 
 
 def test_nulls_get_a_fill(look):
