@@ -11,7 +11,7 @@ import polars as pl
 
 from features.column_names import feature_name, sql_name, yaml_quoted, yaml_text
 from features.errors import DataError, did_you_mean
-from features.event_files import PARTS, Attributes, Table, common_folder, parts_by_name, read_files
+from features.event_files import Attributes, Table, common_folder, read_files
 from features.guess_entity import (
     ITEMS,
     USERS,
@@ -25,6 +25,7 @@ from features.guess_entity import (
 )
 from features.guess_feature import HASHED_TABLE, FeatureLine, LeftOut, guess_feature, guess_id
 from features.guess_label import GuessedLabel, guess_label
+from features.guess_split import Split, guess_split
 from features.spec import Time
 from features.sql import parse_sql
 from features.times import as_instant
@@ -33,7 +34,6 @@ Task = Literal["ranking", "sequence"]
 HASHED_ROWS = 1 << 21
 _LONGEST_POOLED, _LONGEST_READ = 50, 200
 _FEWEST_EVENTS = 5  # of the median user, below which a history says little
-_FILE_COLUMN = "file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ def infer(files: Sequence[Path], *, task: Task, asked: Mapping[str, str]) -> Pro
     _check_found(events, task=task, user=user, item=item, time=time, label=label, asked=asked)
     look = _Look(events, attributes, user, item, time, label)
     features, left_out = look.sequence() if task == "sequence" else look.ranking()
-    split, file_column, of_split = _split(look, task=task)
+    split, file_column, of_split = look.split()
     if of_split is not None:
         features = tuple(f for f in features if not _is_of(f, of_split))
     if not features:
@@ -164,6 +164,19 @@ class _Look:
         history = self._history({column.name}, None, of=column.name)
         assert history is not None, "user, item and time were found"
         return (*lines, history), ()
+
+    def split(self) -> Split:
+        """How events are divided; for a next item, the last of each user."""
+        if self.label is None:
+            comment = "a user's last event tests, the one before validates"
+            return ("leave_one_out", comment), None, None
+        return guess_split(
+            self.events,
+            time=self.time,
+            has_user=self.user is not None,
+            labels=self._labels(),
+            instants=self.instants(),
+        )
 
     def _ids(self) -> list[GuessedColumn]:
         return [role for role in (self.user, self.item) if role is not None]
@@ -416,57 +429,3 @@ def _where(events: Table, roles: list[str]) -> str | None:
         elif column.num_missing:
             found.append(f"{sql_name(name)} is not null")
     return " and ".join(found) or None
-
-
-Split = tuple[tuple[str, str], str | None, str | None]
-
-
-def _split(look: _Look, *, task: Task) -> Split:
-    """YAML and comment, the name of a column of files, and the column that says the split."""
-    if task == "sequence":
-        return ("leave_one_out", "a user's last event tests, the one before validates"), None, None
-    parts = parts_by_name(look.events.files)
-    if parts is not None:
-        column = feature_name(_FILE_COLUMN, taken=set(look.events.columns))
-        return (_by_values(column, parts), "as the files are called"), column, None
-    for name, column in look.events.columns.items():
-        said = _said_parts(column.values) if column.is_text else None
-        if said is not None:
-            return (_by_values(yaml_text(name), said), ""), None, name
-    if look.time is not None and look.time.is_position and look.user is not None:
-        return ("leave_one_out", "the time only orders a user's own events"), None, None
-    if look.time is None:
-        return ("{kind: random, fractions: [0.8, 0.1, 0.1]}", "there is no time"), None, None
-    if not _fills_parts(look):
-        split = "{kind: random, fractions: [0.8, 0.1, 0.1]}"
-        return (split, "guess: too few different times to split by them"), None, None
-    return ("{kind: temporal, fractions: [0.8, 0.1, 0.1]}", "the oldest events train"), None, None
-
-
-def _by_values(column: str, parts: Mapping[str, tuple[str, ...]]) -> str:
-    parts = dict(parts)
-    if not parts["val"]:  # training needs one; what is left tests nothing
-        parts["val"], parts["test"] = parts["test"], ()
-    lists = (f"{part}: [{', '.join(map(yaml_text, names))}]" for part, names in parts.items())
-    return f"{{kind: column, column: {column}, {', '.join(lists)}}}"
-
-
-def _said_parts(values: pl.Series) -> dict[str, tuple[str, ...]] | None:
-    """Values of a column that says train, validation, test and nothing else."""
-    texts = values.cast(pl.String).unique().sort().head(8).to_list()
-    parts = {p: tuple(t for t in texts if t.lower() in names) for p, names in PARTS.items()}
-    if sum(map(len, parts.values())) < len(texts) or not parts["train"]:
-        return None
-    return parts if parts["val"] or parts["test"] else None
-
-
-def _fills_parts(look: _Look) -> bool:
-    """Whether each part of a split by time has events with a label."""
-    times = look.instants()
-    if times is None:
-        assert look.time is not None
-        times = look.events.sample[look.time.column]
-    rows = pl.DataFrame({"time": times, "label": look._labels()}).drop_nulls()
-    counts = rows.group_by("time").len().sort("time")
-    earlier = (counts["len"].cum_sum() - counts["len"]) / max(len(rows), 1)
-    return bool(((earlier >= 0.8) & (earlier < 0.9)).any() and (earlier >= 0.9).any())
