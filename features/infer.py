@@ -10,7 +10,7 @@ from typing import Literal
 import polars as pl
 
 from features.column_names import feature_name, sql_name, yaml_quoted, yaml_text
-from features.errors import DataError, did_you_mean
+from features.errors import DataError
 from features.event_files import Attributes, Table, common_folder, read_files
 from features.guess_entity import (
     ITEMS,
@@ -26,6 +26,7 @@ from features.guess_entity import (
 from features.guess_feature import HASHED_TABLE, FeatureLine, LeftOut, guess_feature, guess_id
 from features.guess_label import GuessedLabel, guess_label
 from features.guess_split import Split, guess_split
+from features.infer_mistakes import check_asked, check_columns, check_found
 from features.spec import Time
 from features.sql import parse_sql
 from features.times import as_instant
@@ -87,15 +88,15 @@ def infer(files: Sequence[Path], *, task: Task, asked: Mapping[str, str]) -> Pro
         DataError: files cannot be read or joined, or what the task needs is not to be found.
     """
     events, attributes = read_files(files)
-    _check_asked(asked, events)
+    check_asked(asked, events)
     user, item, time = _entity(events, attributes, task=task, asked=asked)
     roles = [role.column for role in (user, item, time) if role is not None]
     label = None
     if task == "ranking":
         label = guess_label(events.columns, taken=roles, asked=asked.get("label"))
     if task == "ranking":
-        _check_columns(attributes, roles if label is None else [*roles, label.column])
-    _check_found(events, task=task, user=user, item=item, time=time, label=label, asked=asked)
+        check_columns(attributes, roles if label is None else [*roles, label.column])
+    check_found(events, task=task, user=user, item=item, time=time, label=label, asked=asked)
     look = _Look(events, attributes, user, item, time, label)
     features, left_out = look.sequence() if task == "sequence" else look.ranking()
     split, file_column, of_split = look.split()
@@ -310,36 +311,8 @@ def _take(column: str, taken: set[str]) -> str:
     return name
 
 
-def _feature_of(column: str) -> str:
-    return feature_name(column, taken=set())
-
-
 def _is_of(line: FeatureLine, column: str) -> bool:
     return dict(line.settings).get("column", yaml_text(line.name)) == yaml_text(column)
-
-
-def _check_asked(asked: Mapping[str, str], events: Table) -> None:
-    mistakes = [
-        f"--{role}: no column {column!r} in {events.files[0].name}"
-        f"{did_you_mean(column, events.columns)}; available {', '.join(events.columns)}"
-        for role, column in asked.items()
-        if column not in events.columns
-    ]
-    if mistakes:
-        raise DataError(mistakes)
-
-
-def _check_columns(attributes: tuple[Attributes, ...], read: Sequence[str]) -> None:
-    """Complain of attributes called like a column of the events that has to be read."""
-    mistakes = [
-        f"{joined.table.files[0].name}: column {column!r} is also in the events, which need it; "
-        f"rename it here"
-        for joined in attributes
-        for column in joined.table.columns
-        if column in read and column != joined.key
-    ]
-    if mistakes:
-        raise DataError(mistakes)
 
 
 def _entity(
@@ -374,49 +347,6 @@ def _asked_time(events: Table, column: str, *, user: str | None) -> GuessedTime:
         )
     counts = events.columns[column].is_whole_number and is_position(events.frame, column, user)
     return GuessedTime(column, None, is_instant=False, is_position=counts)
-
-
-def _check_found(
-    events: Table,
-    *,
-    task: Task,
-    user: GuessedColumn | None,
-    item: GuessedColumn | None,
-    time: GuessedTime | None,
-    label: GuessedLabel | None,
-    asked: Mapping[str, str],
-) -> None:
-    """Complain of all that a task needs and nobody found."""
-    where, columns = events.files[0].name, ", ".join(events.columns)
-    mistakes = []
-    if task == "ranking" and label is None:
-        if "label" in asked:
-            column = events.columns[asked["label"]]
-            mistakes.append(
-                f"--label: column {column.name!r} makes no label, got type {column.dtype} with "
-                f"{column.num_distinct:,} values; allowed 0 and 1, ratings, counts and kinds of "
-                f"events; make such a column in the data"
-            )
-        else:
-            mistakes.append(
-                f"{where}: no column looks like a label, got {columns}; name it with "
-                f"--label COLUMN, or make a next-item file with --task sequence"
-            )
-    if task == "sequence":
-        roles = (("user", user), ("item", item), ("time", time))
-        mistakes += [
-            f"{where}: no column looks like the {role}, which --task sequence needs, got "
-            f"{columns}; name it with --{role} COLUMN"
-            for role, found in roles
-            if found is None
-        ]
-        if item is not None and _feature_of(item.column) != item.column:
-            mistakes.append(
-                f"{where}: the item column cannot be the name of a feature, got {item.column!r}; "
-                f"allowed are a letter, then letters, digits and _; rename it in the data"
-            )
-    if mistakes:
-        raise DataError(mistakes)
 
 
 def _where(events: Table, roles: list[str]) -> str | None:
