@@ -63,7 +63,7 @@ def _whole(text: str) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from features.check_result import as_json, check_file
+    from features.checking.result import as_json, check_file
     from features.load import load_feature_set
 
     feature_set = load_feature_set(options.file)
@@ -74,7 +74,7 @@ def _check(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from features.check import report
-    from features.check_words import STATE, collision_table, memory_table, warning_lines
+    from features.checking.words import STATE, collision_table, memory_table, warning_lines
 
     console = Console()
     for table in report(feature_set, result.schema):
@@ -91,7 +91,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _print_mistakes(options: argparse.Namespace, error: RecsysError) -> None:
-    from features.check_result import mistakes_as_json
+    from features.checking.result import mistakes_as_json
 
     found = mistakes_as_json(error.mistakes, file=options.file, data_dir=options.data)
     print(json.dumps(found, indent=2))

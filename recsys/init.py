@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from features.column_names import yaml_text
 from features.errors import RecsysError, RunConfigError
-from features.feature_text import feature_text
-from features.infer import Proposal, infer
+from features.infer.names import yaml_text
+from features.infer.proposal import Proposal, infer
+from features.infer.text import feature_text
 from features.load import parse_feature_set
 
 ROLES = ("label", "user", "item", "time")

@@ -5,9 +5,9 @@ import torch
 from tables.conftest import reader
 from torch import optim
 
-from features.collision_estimate import expected_collisions
+from features.checking.collisions import expected_collisions
+from features.checking.memory import REPLICATED_BYTES, table_memory
 from features.load import parse_feature_set
-from features.table_memory import REPLICATED_BYTES, table_memory
 from recsys.tables.collisions import collisions
 from recsys.tables.config import TablesConfig
 from recsys.tables.logical import LogicalTable

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from features.check_result import check_file
+from features.checking.result import check_file
 from features.load import parse_feature_set
 
 FEATURES = "[{names: [user, item, city], kind: categorical}]"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.check_result import check_file
+from features.checking.result import check_file
 from features.errors import DataError
-from features.feature_text import feature_text
-from features.infer import infer
+from features.infer.proposal import infer
+from features.infer.text import feature_text
 from features.load import parse_feature_set
 from features.spec import Categorical, Dense, Sequence, Vector
 from features.split_spec import ColumnSplit, LeaveOneOutSplit, RandomSplit, TemporalSplit
@@ -356,7 +356,7 @@ def test_ids_that_occur_once_and_ids_without_number(look, monkeypatch):
     text, found = look(columns)
     assert found.feature("query").encoding.min_count == 2
     assert "% of the 2,020 values occur once" in line_of(text, "query")
-    monkeypatch.setattr("features.guess_feature.MOST_IDS", 1_000)
+    monkeypatch.setattr("features.infer.feature.MOST_IDS", 1_000)
     text, found = look(columns)
     assert found.feature("query").encoding.kind == "hash"
     assert found.tables["hashed"].scheme == "unified"
@@ -480,7 +480,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_a_long_log_is_sampled_and_says_so(look, monkeypatch):
-    monkeypatch.setattr("features.profile.SAMPLE_ROWS", 200)
+    monkeypatch.setattr("features.infer.profile.SAMPLE_ROWS", 200)
     holes = [None if k == NUM_ROWS - 1 else k % 3 for k in range(NUM_ROWS)]
     text, found = look({"rarely_null": holes})
     assert found.feature("rarely_null").fill == -1, "nulls are counted in all rows"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from features.checking.finding import Finding
 from features.columns import SPLIT, entity_column
-from features.finding import Finding
 from features.schema import FeatureSchema
 from features.sizes import format_bytes
 from features.spec import Bucketized, Categorical, Dense, VocabEncoding

@@ -1,4 +1,4 @@
-"""A first feature file from Parquet: guesses, each of which says that it is one."""
+"""What a first feature file says, from a look at the data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Literal
 
 import polars as pl
 
-from features.column_names import feature_name, sql_name, yaml_quoted, yaml_text
 from features.errors import DataError
-from features.event_files import Attributes, Table, common_folder, read_files
-from features.guess_entity import (
+from features.infer.entity import (
     ITEMS,
     USERS,
     GuessedColumn,
@@ -23,10 +21,12 @@ from features.guess_entity import (
     is_position,
     may_be_position,
 )
-from features.guess_feature import HASHED_TABLE, FeatureLine, LeftOut, guess_feature, guess_id
-from features.guess_label import GuessedLabel, guess_label
-from features.guess_split import Split, guess_split
-from features.infer_mistakes import check_asked, check_columns, check_found
+from features.infer.feature import HASHED_TABLE, FeatureLine, LeftOut, guess_feature, guess_id
+from features.infer.files import Attributes, Table, common_folder, read_files
+from features.infer.label import GuessedLabel, guess_label
+from features.infer.mistakes import check_asked, check_columns, check_found
+from features.infer.names import feature_name, sql_name, yaml_quoted, yaml_text
+from features.infer.split import Split, guess_split
 from features.spec import Time
 from features.sql import parse_sql
 from features.times import as_instant
@@ -39,7 +39,7 @@ _FEWEST_EVENTS = 5  # of the median user, below which a history says little
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """What `features.feature_text` writes down.
+    """What `features.infer.text` writes down.
 
     Attributes:
         task: What the file is for.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
+from features.checking.find_ids import one_value, rare_ids, unseen_entities, unseen_ids
+from features.checking.find_leaks import identical_rows, leaks
+from features.checking.finding import Finding
 from features.columns import SPLIT
 from features.encode import encode
-from features.find_ids import one_value, rare_ids, unseen_entities, unseen_ids
-from features.find_leaks import identical_rows, leaks
-from features.finding import Finding
 from features.schema import FeatureSchema
 
 

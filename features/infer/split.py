@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from features.column_names import feature_name, yaml_text
-from features.event_files import PARTS, Table, parts_by_name
-from features.guess_entity import GuessedTime
+from features.infer.entity import GuessedTime
+from features.infer.files import PARTS, Table, parts_by_name
+from features.infer.names import feature_name, yaml_text
 
 _FILE_COLUMN = "file"
 Split = tuple[tuple[str, str], str | None, str | None]

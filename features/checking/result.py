@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.check import TableSummary, table_summaries
-from features.collision_estimate import Collisions, expected_collisions
-from features.finding import Finding
+from features.checking.collisions import Collisions, expected_collisions
+from features.checking.finding import Finding
+from features.checking.memory import TableMemory, table_memory, total_per_rank
 from features.spec import Categorical, FeatureSet, HashEncoding
-from features.table_memory import TableMemory, table_memory, total_per_rank
 from features.table_spec import DecoupledTable, UnifiedTable
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def check_file(
     if data_dir is None:
         tables = _with_memory(feature_set, None, world_size=world_size)
         return CheckResult(feature_set, None, None, (), tables, (), world_size)
-    from features.find import find_all, rows_by_part
+    from features.checking.find import find_all, rows_by_part
     from features.fit import fit_schema
     from features.sources import scan_events
     from features.split import assign_split

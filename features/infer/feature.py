@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from features.column_names import ID_WORDS, words_of
-from features.guess_entity import as_instant_column
-from features.guess_label import says_outcome
+from features.infer.entity import as_instant_column
+from features.infer.label import says_outcome
+from features.infer.names import ID_WORDS, words_of
+from features.infer.profile import ColumnProfile
+from features.infer.separators import find_separator
 from features.leaks import NEAR_ONE, category_auc, number_auc, pure_value
-from features.profile import ColumnProfile
-from features.separators import find_separator
 
 MOST_IDS = 5_000_000
 """Above it, ids are hashed instead of listed in a vocabulary."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from features.column_names import feature_name, sql_name, sql_text, words_of
 from features.consistency import NAME
-from features.profile import ColumnProfile
+from features.infer.names import feature_name, sql_name, sql_text, words_of
+from features.infer.profile import ColumnProfile
 
 OUTCOMES = (
     "label", "click", "clicked", "clk", "target", "y", "conversion", "converted", "purchase",

@@ -7,10 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from textwrap import wrap
 
-from features.column_names import yaml_quoted, yaml_text
-from features.event_files import Attributes
-from features.guess_feature import FeatureLine, LeftOut
-from features.infer import Proposal
+from features.infer.feature import FeatureLine, LeftOut
+from features.infer.files import Attributes
+from features.infer.names import yaml_quoted, yaml_text
+from features.infer.proposal import Proposal
 
 _WIDTH = 100
 _MOST_LEFT_OUT = 30

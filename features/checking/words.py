@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from features.check_result import CheckResult
+from features.checking.result import CheckResult
 from features.sizes import format_bytes
 
 if TYPE_CHECKING:

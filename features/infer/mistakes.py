@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from features.column_names import feature_name
 from features.errors import DataError, did_you_mean
-from features.event_files import Attributes, Table
-from features.guess_entity import GuessedColumn, GuessedTime
-from features.guess_label import GuessedLabel
+from features.infer.entity import GuessedColumn, GuessedTime
+from features.infer.files import Attributes, Table
+from features.infer.label import GuessedLabel
+from features.infer.names import feature_name
 
 
 def check_asked(asked: Mapping[str, str], events: Table) -> None:

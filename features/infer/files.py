@@ -10,9 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from features.column_names import source_name, words_of
 from features.errors import DataError
-from features.profile import ColumnProfile, profile_columns, sample_rows
+from features.infer.names import source_name, words_of
+from features.infer.profile import ColumnProfile, profile_columns, sample_rows
 from features.raw_checks import reserved_columns
 from features.values import same_kind, value_type
 

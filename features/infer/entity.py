@@ -8,8 +8,8 @@ from typing import Literal
 
 import polars as pl
 
-from features.column_names import ID_WORDS, words_of
-from features.profile import ColumnProfile
+from features.infer.names import ID_WORDS, words_of
+from features.infer.profile import ColumnProfile
 
 Unit = Literal["s", "ms", "us", "ns"]
 

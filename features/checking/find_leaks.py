@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from features.checking.finding import Finding
 from features.columns import ROW, SPLIT, entity_column, label_column
-from features.finding import Finding
 from features.leaks import NEAR_ONE, category_auc, number_auc, pure_value
 from features.schema import FeatureSchema
 from features.spec import Bucketized, Categorical, ColumnFeature, Dense, HashEncoding, Vector
