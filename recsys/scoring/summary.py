@@ -14,6 +14,8 @@ from recsys.scoring.counts import EDGES, Counts, ScoreCounts
 _FAR, _MOST = 0.1, 0.5
 # Population stability index above which a distribution is commonly taken to be another.
 _STABILITY = 0.25
+# Of fewer scores chance alone may exceed it.
+_ENOUGH = 1000
 
 
 def summarize(counts: Counts, manifest: BundleManifest, *, bundle: str) -> dict[str, Any]:
@@ -59,12 +61,12 @@ def summarize(counts: Counts, manifest: BundleManifest, *, bundle: str) -> dict[
 
 
 def stability(counts: np.ndarray, reference: np.ndarray) -> float:
-    """Population stability index of two histograms; empty ranges count as half an entry.
+    """Population stability index of two histograms; an empty range counts as a share of 1e-4.
 
     Source: Yurdakul, Statistical properties of population stability index (2018), eq. 2.1.
     """
-    p = np.maximum(counts, 0.5) / counts.sum()
-    q = np.maximum(reference, 0.5) / reference.sum()
+    p = np.maximum(counts / counts.sum(), 1e-4)
+    q = np.maximum(reference / reference.sum(), 1e-4)
     return float(((p - q) * np.log(p / q)).sum())
 
 
@@ -109,7 +111,7 @@ def _of_scores(name: str, counts: ScoreCounts, trained: list[int] | None) -> Ite
     if counts.not_finite:
         yield f"score_{name}: {counts.not_finite:,} scores are no numbers"
     now, before = np.array(counts.histogram), np.array(trained or [0])
-    if now.sum() and before.sum() and now.shape == before.shape:
+    if now.sum() >= _ENOUGH and before.sum() and now.shape == before.shape:
         index = stability(now, before)
         if index > _STABILITY:
             yield (

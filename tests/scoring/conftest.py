@@ -1,5 +1,6 @@
 """Bundles to score with, and a log that several files and folders hold."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +70,10 @@ def bundles(tmp_path_factory):
     return Bundles(**found, data=home / "data")
 
 
-@pytest.fixture
-def log(bundles, tmp_path):
+@pytest.fixture(scope="session")
+def log(bundles, tmp_path_factory):
     """The log in three files of several row groups, one of them empty."""
-    data = tmp_path / "data"
-    data.mkdir()
+    data = tmp_path_factory.mktemp("log")
     events = pl.read_parquet(bundles.data / "events.parquet")
     (data / "log").mkdir()
     for name, rows in (("a", events[:130]), ("b", events[:0]), ("c", events[130:])):
@@ -81,3 +81,9 @@ def log(bundles, tmp_path):
     items = pl.read_parquet(bundles.data / "items.parquet")
     items.write_parquet(data / "items.parquet")
     return data
+
+
+@pytest.fixture
+def own_log(log, tmp_path):
+    """A copy of it to spoil."""
+    return shutil.copytree(log, tmp_path / "data")
