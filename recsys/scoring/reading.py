@@ -214,7 +214,7 @@ def _reasons(frame: pl.DataFrame, checks: list[Check], bad: pl.DataFrame) -> lis
 
 def _check_keys(names: tuple[str, ...], there: list[str]) -> None:
     mistakes = [
-        f"--columns: no such column, got {name!r}; allowed {', '.join(there)}"
+        f"--columns: no such column in the events, got {name!r}; allowed {', '.join(there)}"
         f"{did_you_mean(name, there)}"
         for name in names
         if name not in there
