@@ -42,6 +42,10 @@ class RunConfigError(RecsysError):
     """The run's configuration is wrong."""
 
 
+class OutputError(RecsysError):
+    """What was made cannot be written."""
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """A hint `; did you mean 'x'?` for the nearest allowed name, or an empty string."""
     nearest = get_close_matches(name, list(allowed), n=1, cutoff=0.6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -55,14 +56,93 @@ def scan_events(
         DataError: with all that is wrong with files, columns and types.
     """
     files = source_files(feature_set, data_dir)
-    schemas = _schemas(files)
+    check_columns(feature_set, _schemas(files), require_labels=require_labels)
+    tables = {
+        name: pl.scan_parquet(files[name], glob=False, extra_columns="ignore")
+        for name in feature_set.attributes
+    }
+    check_keys(feature_set, tables)
+    log = _scan_log(feature_set.events, files["events"])
+    return join_events(feature_set, log, tables=tables, require_labels=require_labels)
+
+
+def check_columns(
+    feature_set: FeatureSet,
+    schemas: Mapping[str, Mapping[str, pl.DataType]],
+    *,
+    require_labels: bool,
+) -> None:
+    """Check that every column is there once, and that keys fit.
+
+    Args:
+        feature_set: What is needed.
+        schemas: Columns and types of each source.
+        require_labels: False for data to score.
+
+    Raises:
+        DataError: with all that is wrong.
+    """
     needed = needs(feature_set, with_labels=require_labels)
     mistakes = _column_mistakes(feature_set, schemas, needed=needed)
     if mistakes:
         raise DataError(mistakes)
-    frame = _scan_log(feature_set.events, files["events"])
-    frame = _join_attributes(feature_set, frame, files=files, schemas=schemas, needed=needed)
-    frame = _with_time(feature_set, frame)
+
+
+def check_keys(feature_set: FeatureSet, tables: Mapping[str, pl.LazyFrame]) -> None:
+    """Check that no attribute table has a key twice.
+
+    Args:
+        feature_set: Names the keys.
+        tables: The attribute tables.
+
+    Raises:
+        DataError: with the first such key of each table.
+    """
+    mistakes = []
+    for name, source in feature_set.attributes.items():
+        key = pl.col(source.on)
+        twice = (
+            tables[name]
+            .select(key)
+            .drop_nulls()
+            .group_by(key)
+            .len()
+            .filter(pl.col("len") > 1)
+            .sort(source.on)
+            .collect(engine="streaming")
+        )
+        if len(twice):
+            value, count = twice.row(0)
+            mistakes.append(
+                f"sources.{name}: key {source.on!r} must be unique, got {value!r} in "
+                f"{count} rows ({len(twice)} such values); drop the duplicates"
+            )
+    if mistakes:
+        raise DataError(mistakes)
+
+
+def join_events(
+    feature_set: FeatureSet,
+    log: pl.LazyFrame,
+    *,
+    tables: Mapping[str, pl.LazyFrame],
+    require_labels: bool,
+) -> pl.LazyFrame:
+    """Events with their attributes and a ready time column, without those that do not exist.
+
+    Args:
+        feature_set: What is needed.
+        log: Raw events, all of them or some, with `_row` and `file_column`.
+        tables: The attribute tables, which `check_keys` has passed.
+        require_labels: False for data to score.
+
+    Raises:
+        DataError: with all types that do not fit.
+    """
+    wanted = {need.column for need in needs(feature_set, with_labels=require_labels)}
+    frame = _with_time(
+        feature_set, _join_attributes(feature_set, log, tables=tables, wanted=wanted)
+    )
     mistakes = type_mistakes(feature_set, frame, with_labels=require_labels)
     if mistakes:
         raise DataError(mistakes)
@@ -130,7 +210,10 @@ def _names(paths: list[Path]) -> str:
 
 
 def _column_mistakes(
-    feature_set: FeatureSet, schemas: dict[str, dict[str, pl.DataType]], *, needed: list[Need]
+    feature_set: FeatureSet,
+    schemas: Mapping[str, Mapping[str, pl.DataType]],
+    *,
+    needed: list[Need],
 ) -> list[str]:
     """Columns that are missing, doubled or reserved, and keys that do not fit."""
     mistakes: list[str] = []
@@ -172,7 +255,7 @@ def _column_mistakes(
 
 
 def _key_mistakes(
-    name: str, key: str, *, schema: dict[str, pl.DataType], known: dict[str, pl.DataType]
+    name: str, key: str, *, schema: Mapping[str, pl.DataType], known: Mapping[str, pl.DataType]
 ) -> list[str]:
     mistakes = [
         f"sources.{name}.on: no column {key!r} in {where}{did_you_mean(key, columns)}; "
@@ -208,43 +291,22 @@ def _join_attributes(
     feature_set: FeatureSet,
     frame: pl.LazyFrame,
     *,
-    files: dict[str, list[Path]],
-    schemas: dict[str, dict[str, pl.DataType]],
-    needed: list[Need],
+    tables: Mapping[str, pl.LazyFrame],
+    wanted: Collection[str],
 ) -> pl.LazyFrame:
     """Left joins, only of what is needed, in the order of the file."""
-    wanted = {need.column for need in needed}
-    mistakes: list[str] = []
     for name, source in feature_set.attributes.items():
         columns = frame.collect_schema()
-        key = pl.col(source.on)
-        table = pl.scan_parquet(files[name], glob=False, extra_columns="ignore")
-        twice = (
-            table.select(key)
-            .drop_nulls()
-            .group_by(key)
-            .len()
-            .filter(pl.col("len") > 1)
-            .sort(source.on)
-            .collect(engine="streaming")
-        )
-        if len(twice):
-            value, count = twice.row(0)
-            mistakes.append(
-                f"sources.{name}: key {source.on!r} must be unique, got {value!r} in "
-                f"{count} rows ({len(twice)} such values); drop the duplicates"
-            )
-        taken = [column for column in schemas[name] if column in wanted and column not in columns]
+        theirs = tables[name].collect_schema().names()
+        taken = [column for column in theirs if column in wanted and column not in columns]
         if taken:
-            matching = key.cast(columns[source.on], strict=False)
+            matching = pl.col(source.on).cast(columns[source.on], strict=False)
             frame = frame.join(
-                table.select(matching, *taken).drop_nulls(source.on),
+                tables[name].select(matching, *taken).drop_nulls(source.on),
                 on=source.on,
                 how="left",
                 maintain_order="left",
             )
-    if mistakes:
-        raise DataError(mistakes)
     return frame
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 
 VERBS = {
     "doctor": ("recsys.doctor", "check the installation and the machine"),
+    "init": ("recsys.init", "write a first feature file and run file from Parquet files"),
     "simulate": ("recsys.data.simulate", "write a click log whose true probabilities are known"),
     "diff": ("recsys.diff", "say what an edit of a feature file keeps of what was learned"),
     "export": ("recsys.export", "turn a checkpoint into a bundle"),

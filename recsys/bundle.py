@@ -22,6 +22,7 @@ from features.schema import FeatureSchema
 from features.storage import load_schema
 
 FORMAT = 1
+_LATER = {"training"}  # absent before there was any
 _MEND = "export again"
 MANIFEST, SCHEMA, TABLES, MODEL, SEARCH, CARD = (
     "manifest.json",
@@ -49,6 +50,9 @@ class BundleManifest:
         step: Optimiser steps behind it.
         metrics: As logged by the checkpoint.
         versions: Of the libraries that wrote it.
+        training: What scores are compared with: `unseen`, the share of values without an id of
+            their own by feature, and `histograms`, counts by label as those of
+            `recsys.scoring.counts`. None: nothing is known of it, as of bundles of older versions.
         files: SHA-256 of every other file.
         format: Version of this layout.
     """
@@ -63,6 +67,7 @@ class BundleManifest:
     objective: Literal["next", "cloze"] | None = None
     max_length: int | None = None
     item_output: Literal["tied", "separate"] = "tied"
+    training: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -91,11 +96,17 @@ def read_bundle(bundle: Path) -> tuple[BundleManifest, FeatureSchema]:
             f"{file}: unknown format, got {content.get('format')}; allowed {FORMAT}; read it with "
             f"the version that wrote it: {content.get('versions')}"
         )
-    if content.keys() != {f.name for f in fields(BundleManifest)}:
+    known = {f.name for f in fields(BundleManifest)}
+    if not known - _LATER <= content.keys() <= known:
         raise SchemaMismatchError(f"{file}: is damaged, got keys {', '.join(content)}; {_MEND}")
     check_files(bundle, content["files"])
     manifest = BundleManifest(**{**content, "labels": tuple(content["labels"])})
     return manifest, load_schema(bundle / SCHEMA)
+
+
+def bundle_id(bundle: Path) -> str:
+    """Sixteen hexadecimal digits that any other file in the bundle would change."""
+    return sha256(bundle / MANIFEST)[:16]  # which has the hash of every other file
 
 
 def read_json(file: Path) -> dict[str, Any]:

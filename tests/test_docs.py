@@ -11,6 +11,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from features.check import fit_file
+from features.checking.collisions import Collisions
+from features.checking.finding import Finding, Kind
+from features.checking.result import as_json, check_file
 from features.errors import RecsysError
 from features.load import parse_feature_set
 from features.spec import FeatureSet
@@ -288,6 +291,30 @@ def test_python_calls_what_exists(block):
             called.bind(*call.args, **{keyword.arg: keyword.value for keyword in call.keywords})
     for method in re.findall(r"scorer\.(\w+)\(", SCORING):
         assert callable(getattr(names["Scorer"], method))
+
+
+def test_the_keys_of_check_as_json(log):
+    feature_set = parse_feature_set(FIRST, name="features.yaml")
+    result = check_file(feature_set, log)
+    found = as_json(result, file=Path("features.yaml"), data_dir=log)
+    rows = re.findall(
+        r"^\| (`.*?) \| (.*) \|$", section(PAGES["first_run"], "--json"), re.MULTILINE
+    )
+    said = {key: means for keys, means in rows for key in re.findall(r"`(\w+)`", keys)}
+    assert said.keys() == found.keys()
+    parts = {"collisions": {field.name for field in dataclasses.fields(Collisions)}}
+    parts |= {"warnings": {field.name for field in dataclasses.fields(Finding)}}
+    parts |= {key: set(found[key][0]) for key in ("features", "tables")}
+    parts |= {key: set(found[key]) for key in ("rows", "memory")}
+    for key, names in parts.items():
+        assert {f"`{name}`" for name in names} <= set(
+            re.findall(r"`\w+`", said[key] + said["rows"])
+        )
+
+
+def test_the_kinds_of_warnings_are_listed():
+    listed = re.findall(r"^\| `(\w+)` \|", section(PAGES["first_run"], "check"), re.MULTILINE)
+    assert sorted(listed) == sorted(get_args(Kind))
 
 
 def test_the_files_of_a_bundle_are_listed():

@@ -9,7 +9,7 @@ from bundles import ENCODERS, data_module, score, task_of, train
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.data.scoring import encode_for_scoring, user_batches
-from recsys.score import Scorer
+from recsys.scoring.scorer import Scorer
 
 SEQUENCE = """
 sources: {events: events.parquet}

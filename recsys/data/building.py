@@ -64,7 +64,7 @@ def write_rows(
         The number of examples of each split.
     """
     started = time.monotonic()
-    encoded.with_columns(_narrow(schema)).sink_parquet(path / _EVENTS)
+    encoded.with_columns(narrow(schema)).sink_parquet(path / _EVENTS)
     events = EncodedEvents(schema, pl.scan_parquet(path / _EVENTS))
     _log.info("encoded the events in %.1f s", time.monotonic() - started)
     writer = ExampleWriter(schema, path)
@@ -83,7 +83,7 @@ def _parts(events: EncodedEvents, path: Path, *, max_memory_bytes: int) -> Itera
     return parts_by_user(events, path, num_parts=num_parts)
 
 
-def _narrow(schema: FeatureSchema) -> Iterator[pl.Expr]:
+def narrow(schema: FeatureSchema) -> Iterator[pl.Expr]:
     """Ids in the narrowest type that holds them."""
     for feature in schema.feature_set.embedded:
         dtype = id_dtype(schema, feature.name)

@@ -81,17 +81,25 @@ def event_rows(store: EncodedStore) -> pl.Series:
     )[columns.ROW]
 
 
-def user_batches(store: EncodedStore, *, batch_size: int) -> BatchLoader:
-    """Every user with the whole history, in the order of the store's users.
+def user_batches(
+    store: EncodedStore, *, batch_size: int, first: int = 0, stop: int | None = None
+) -> BatchLoader:
+    """Users with their whole histories, in the order of the store's users.
 
     Users are asked at the time of their last event, or at 0 where the history is empty.
+
+    Args:
+        store: Has the histories.
+        batch_size: Users of a batch.
+        first: History row of the first.
+        stop: History row after the last. None: all that follow.
     """
     items = ItemSequence.of(store.schema.feature_set)
     assert store.histories is not None, "sequences need a user column"
-    users = np.arange(len(store.histories))
-    ends = np.diff(store.histories_of(items.feature).offsets)
+    users = np.arange(len(store.histories))[first:stop]
+    ends = np.diff(store.histories_of(items.feature).offsets)[first:stop]
     rows = {
-        columns.POSITION: np.diff(store.histories.offsets),
+        columns.POSITION: np.diff(store.histories.offsets)[first:stop],
         **history_columns(store, items.feature, users=users, ends=ends),
         items.item: np.zeros(len(users), np.int64),  # nothing is known to come next
         columns.WEIGHT: np.ones(len(users), np.float32),

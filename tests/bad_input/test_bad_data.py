@@ -78,7 +78,7 @@ def test_a_damaged_page_inside_a_file(inputs, place, refused):
     content[200:3000] = bytes(2800)
     file.write_bytes(content)
     refused(fit, place, says=r"events.parquet: .*cannot be read")
-    refused(score, inputs, place, says=r"data: .*cannot be read")
+    refused(score, inputs, place, says=r"data/events.parquet: .*cannot be read")
 
 
 def test_a_fill_takes_the_place_of_nan(place):

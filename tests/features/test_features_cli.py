@@ -66,6 +66,69 @@ def test_mistakes_go_to_stderr(place, capsys):
     assert len(found.err.splitlines()) == 2
 
 
+def test_check_as_json(place, capsys):
+    arguments = ["check", str(place / "f.yaml"), "--data", str(place), "--json"]
+    assert main([*arguments, "--world-size", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == {"train": 3, "val": 0, "test": 0}
+    assert (found["mistakes"], found["warnings"]) == ([], [])
+    small, own = found["tables"]
+    assert small["read_by"] == ["u", "v", "wide"]
+    assert (own["rows"], own["bytes"], own["bytes_with_state"]) == (4, 64, 192)
+    assert found["memory"] == {
+        "world_size": 2,
+        "bytes_per_rank": 4 * (12 * 16 * 4 + 64),
+        "not_estimated": [],
+    }
+    ids = {c["feature"]: c["num_ids"] for c in found["collisions"]}
+    assert ids == {"u": 4, "v": 3, "wide": 3}
+    assert main([*arguments[:2], "--json"]) == 0
+    without = json.loads(capsys.readouterr().out)
+    assert without.keys() == found.keys()
+    assert without["rows"] is without["data"] is without["fingerprint"] is None
+    assert without["memory"]["not_estimated"] == ["own"]
+
+
+def test_mistakes_as_json(place, capsys):
+    (place / "f.yaml").write_text(FEATURES.replace("kind: dense", "kind: categorical, fill: x"))
+    arguments = ["check", str(place / "f.yaml"), "--data", str(place), "--json"]
+    assert main(arguments) == 2
+    found = capsys.readouterr()
+    [mistake] = json.loads(found.out)["mistakes"]
+    assert found.err == mistake + "\n"
+    assert "fill must be of the column's type" in mistake
+
+
+def test_warnings_are_told_apart_and_the_exit_code_is_0(place, capsys):
+    rows = 400
+    data = {
+        "u": [k % 9 for k in range(rows)],
+        "v": ["ab"[k % 2] for k in range(rows)],
+        "n": [1] * rows,
+        "t": list(range(rows)),
+        "y": [k % 2 for k in range(rows)],
+    }
+    pl.DataFrame(data).write_parquet(place / "e.parquet")
+    (place / "f.yaml").write_text(FEATURES + "label: {name: y}\nsplit: {kind: random}\n")
+    assert main(["check", str(place / "f.yaml"), "--data", str(place)]) == 0
+    found = capsys.readouterr()
+    assert found.err == ""
+    told = found.out.partition("Warnings, 2; the file can be used as it is:\n")[2].splitlines()
+    assert told == [
+        "  v: is the label 'y': AUC 1.0000 alone; drop it, unless it is truly known before the "
+        "event",
+        "  n: has one value in training, from which nothing can be learned; drop it",
+    ]
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "two"])
+def test_a_world_has_ranks(place, size, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["check", str(place / "f.yaml"), "--world-size", size])
+    assert stop.value.code == 2
+    assert "--world-size" in capsys.readouterr().err
+
+
 def test_fit_writes_a_schema(place, capsys):
     arguments = ["fit", str(place / "f.yaml"), "--data", str(place), "--out", str(place / "s")]
     assert main(arguments) == 0

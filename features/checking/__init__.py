@@ -1,0 +1,1 @@
+"""What `python -m features check` says of a feature file and its data, beside mistakes."""

@@ -1,0 +1,12 @@
+"""Bulk scoring with a bundle: a plan of parts, each scored and written whole, in any order.
+
+files.py      which Parquet files are read: folders, globs, hive partitions, URLs
+plan.py       how they are cut into parts; what makes two runs the same
+output.py     the output folder: plan, finished parts, completion
+reading.py    a part's raw events, checked, and what is wrong with them
+histories.py  what users did before, for bundles that read it
+scorer.py     a loaded bundle
+parts.py      a part from raw events to scores
+counts.py     what is counted of each part; summary.py adds it up and compares it with training
+run.py        all parts, in this process or several
+"""

@@ -1,0 +1,130 @@
+"""A loaded bundle: batches in, probabilities or scores of the catalogue out."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from recsys.bundle import MODEL, SEARCH, TABLES, read_bundle
+from recsys.data.sequences import ItemSequence
+from recsys.nn.cutting import to_own_histories
+from recsys.nn.events import Events
+from recsys.nn.history_columns import HistoryColumns
+from recsys.nn.tokens import Tokens, is_last
+from recsys.tables.config import TablesConfig
+from recsys.tables.embedder import Embedder
+from recsys.tables.layout import field_layout
+from recsys.tables.logical import OUTPUT, logical_tables, with_output
+from recsys.tables.packing import unpack_into
+from recsys.two_stages import embed_kept
+from recsys.types import Batch, Embedded
+
+
+class Scorer:
+    """A loaded bundle.
+
+    Args:
+        bundle: Its directory.
+        precision: In which the program multiplies matrices; tables and results have 32 bits.
+
+    Attributes:
+        manifest: What it holds.
+        schema: What it encodes raw data with.
+
+    Raises:
+        SchemaMismatchError: it is no whole bundle.
+    """
+
+    def __init__(self, bundle: Path, *, precision: Literal["float32", "bf16"] = "float32") -> None:
+        self._is_bf16 = precision == "bf16"
+        self.manifest, self.schema = read_bundle(bundle)
+        config = replace(TablesConfig(), dense_max_bytes=sys.maxsize)
+        tables = logical_tables(self.schema)
+        if self.manifest.task == "sequence":
+            self._items = ItemSequence.of(self.schema.feature_set)
+            if self.manifest.item_output == "separate":
+                tables = with_output(tables, of=self._items.keys[0])
+        self._embedder = Embedder(tables, config=config, is_served=True).eval()
+        unpack_into(self._embedder, load_file(bundle / TABLES))
+        self._program: nn.Module = torch.export.load(bundle / MODEL).module()
+        self._search = None
+        if (bundle / SEARCH).is_file():
+            self._search = ExportedSearch(
+                torch.export.load(bundle / SEARCH).module(),
+                HistoryColumns.of(field_layout(self.schema, self._embedder), where=str(bundle)),
+            )
+
+    @torch.inference_mode()
+    def probabilities(self, batch: Batch) -> Tensor:
+        """Probabilities (B, T) of a ranking bundle's labels."""
+        batch = to_own_histories(batch)  # an exported program knows no others
+        search = self._search
+        if search is None:
+            embedded = self._embedder(batch)
+        else:
+            embedded = embed_kept(self._embedder, batch, columns=search.columns, search=search)
+        histories = embedded.sequences.values()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._is_bf16):
+            probabilities_BT = self._program(
+                list(embedded.fields.values()),
+                [one_event_at_least(x.values_LD) for x in histories],
+                # Of each its own: a tensor passed twice counts as one input.
+                [x.lengths_B.clone() for x in histories],
+                embedded.dense_BN,
+                [one_event_at_least(age_L) for age_L in embedded.ages.values()],
+            )
+        return probabilities_BT.float()
+
+    @torch.inference_mode()
+    def catalogue_scores(self, batch: Batch) -> Tensor:
+        """Scores (B, V) of a sequence bundle's items."""
+        assert batch.sequences is not None, "a sequence bundle"
+        items = self._items
+        tokens = Tokens.of(batch.sequences, keys=items.keys, time_key=items.time_key).as_question(
+            self.manifest.objective or "next", max_length=self.manifest.max_length or 0
+        )
+        history = tokens.history(self._embedder.sequences(tokens.keyed()))
+        sides = [history.sides[key] for key in items.keys[1:]]
+        times = [t for t in (history.times_L, history.asked_at_L) if t is not None]
+        num_items = self.schema.num_ids(items.item)
+        assert num_items is not None, "an item catalogue is bounded"
+        catalogue_VD = self._embedder.catalogue(
+            items.keys[0] if self.manifest.item_output == "tied" else OUTPUT, num_ids=num_items
+        )
+        lengths_B, is_last_L = tokens.lengths_B, is_last(tokens.lengths_B)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._is_bf16):
+            scores_BV = self._program(
+                history.items_LD, sides, times, lengths_B, is_last_L, catalogue_VD
+            )
+        return scores_BV.float()
+
+
+@dataclass(frozen=True)
+class ExportedSearch:
+    """Finds the events of histories that a ranking program reads.
+
+    Attributes:
+        program: Of the bundle.
+        columns: What it reads.
+    """
+
+    program: nn.Module
+    columns: HistoryColumns
+
+    def __call__(self, embedded: Embedded) -> Events:
+        """The events to keep, best first."""
+        histories = [embedded.sequences[key] for key in self.columns.events("attention")]
+        targets = [embedded.fields[key] for key in self.columns.targets("attention")]
+        events = [one_event_at_least(x.values_LD) for x in histories]
+        return Events(*self.program(targets, events, histories[0].lengths_B))
+
+
+def one_event_at_least(packed: Tensor) -> Tensor:
+    """What belongs to events; for none an event that no example owns, as a program must have."""
+    return packed if len(packed) else packed.new_zeros(1, *packed.shape[1:])

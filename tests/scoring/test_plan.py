@@ -1,0 +1,150 @@
+"""Every row of every file is in one part, in order, whatever the sizes."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.errors import DataError
+from features.fit import fit_schema
+from features.load import parse_feature_set
+from recsys.scoring.files import find_sources
+from recsys.scoring.plan import Plan, Settings, cut, differences
+from recsys.scoring.reading import EventReader
+
+FEATURES = """
+sources: {events: log.parquet}
+entity: {user: user}
+features:
+  - {name: user, kind: categorical}
+  - {name: empty, kind: categorical, fill: none}
+  - {name: size, kind: dense, fill: 0}
+"""
+GROUPS = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=5)
+
+
+@given(groups=GROUPS, size=st.integers(1, 12))
+def test_parts_have_every_row_once_in_order(groups, size):
+    parts = list(cut(groups, rows_per_part=size))
+    found = [
+        (piece.file, row)
+        for pieces in parts
+        for piece in pieces
+        for row in range(piece.start, piece.start + piece.num_rows)
+    ]
+    assert found == [(f, row) for f, lengths in enumerate(groups) for row in range(sum(lengths))]
+    first = 0
+    for pieces in parts:
+        assert 0 < sum(piece.num_rows for piece in pieces) <= size
+        for piece in pieces:
+            assert piece.first_row == first
+            first += piece.num_rows
+
+
+def test_cuts_lie_between_row_groups_that_fit():
+    parts = list(cut([[4, 4, 4], [30], [4]], rows_per_part=10))
+    sizes = [[(p.file, p.start, p.num_rows) for p in pieces] for pieces in parts]
+    assert sizes == [
+        [(0, 0, 8)],
+        [(0, 8, 4)],
+        [(1, 0, 10)],
+        [(1, 10, 10)],
+        [(1, 20, 10)],
+        [(2, 0, 4)],
+    ]
+
+
+def reader_of(directory, *, size, keys=(), sources=None):
+    feature_set = parse_feature_set(FEATURES, name="features.yaml")
+    train = pl.LazyFrame(
+        {"_row": [0, 1], "user": ["ä", "b"], "empty": ["x", "y"], "size": [1.0, 2.0]}
+    ).with_columns(pl.lit("train").alias("_split"))
+    schema = fit_schema(feature_set, train)
+    files = find_sources(feature_set, str(directory), given=sources or {})
+    plan = Plan("bundle", Settings(key_columns=keys, rows_per_part=size), files)
+    return EventReader(schema, plan), plan
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(0, 7), min_size=1, max_size=4), size=st.integers(1, 9))
+def test_rows_in_are_rows_out(tmp_path_factory, lengths, size):
+    if not sum(lengths):
+        lengths = [*lengths, 1]
+    directory, first = tmp_path_factory.mktemp("log"), 0
+    users = [["ä", "b", "日本", ""][row % 4] for row in range(sum(lengths))]
+    for number, length in enumerate(lengths):
+        nothing = pl.Series([None] * length)
+        frame = pl.DataFrame({"user": pl.Series(users[first : first + length], dtype=pl.String)})
+        frame = frame.with_columns(empty=nothing.cast(pl.String), size=nothing.cast(pl.Float32))
+        frame.write_parquet(directory / f"{number}.parquet", row_group_size=3)
+        first += length
+    reader, _ = reader_of(directory, size=size, sources={"events": f"{directory}/*.parquet"})
+    found, rows, ids = [], [], []
+    for part in range(reader.num_parts):
+        events, rejects = reader.checked(reader.read(part), reject=True)
+        assert not len(rejects)
+        assert events.num_read == len(events.frame)
+        found += events.frame["user"].to_list()
+        rows += events.frame["_row"].to_list()
+        ids += reader.encode(events)["user"].to_list()
+    assert found == users
+    assert rows == list(range(len(users)))
+    assert np.count_nonzero(ids) == sum(user in ("ä", "b") for user in users)
+
+
+def test_folders_name_columns(tmp_path):
+    for day, lists in (("2024-01-31", 3), ("2024-02-01", 2)):
+        folder = tmp_path / "log" / f"day={day}" / "shop=a%20b"
+        folder.mkdir(parents=True)
+        frame = pl.DataFrame({"user": ["b"] * lists, "empty": ["x"] * lists, "size": [1.0] * lists})
+        frame.write_parquet(folder / "x.parquet")
+        (folder / "_SUCCESS").touch()
+        (folder / ".x.parquet").write_bytes(b"half a file")
+    keys = ("day", "shop")
+    for path in (
+        "log",
+        "log/",
+        "log/*/*/x.parquet",
+        "log/**/*.parquet",
+        "log/day=20*/**/x.parquet",
+    ):
+        for prefix in (f"{tmp_path}/", f"file://{tmp_path}/"):
+            if "**/*" in path:
+                (tmp_path / "log/day=2024-01-31/shop=a%20b/.x.parquet").unlink(missing_ok=True)
+                (tmp_path / "log/day=2024-02-01/shop=a%20b/.x.parquet").unlink(missing_ok=True)
+            reader, _ = reader_of(tmp_path, size=4, keys=keys, sources={"events": prefix + path})
+            frames = [reader.read(part).frame for part in range(reader.num_parts)]
+            days = pl.concat(frames)
+            assert days["day"].dtype == pl.Date
+            assert days["day"].dt.to_string().to_list() == ["2024-01-31"] * 3 + ["2024-02-01"] * 2
+            assert set(days["shop"]) == {"a b"}
+
+
+def test_what_is_not_there(tmp_path):
+    (tmp_path / "nothing").mkdir()
+    for path in ("nothing", "gone", "nothing/*.parquet"):
+        with pytest.raises(DataError, match=r"sources.events: (no Parquet file|cannot be listed)"):
+            reader_of(tmp_path, size=4, sources={"events": str(tmp_path / path)})
+
+
+def test_plans_differ_by_bundle_settings_and_files(tmp_path):
+    frame = pl.DataFrame({"user": ["b"] * 4, "empty": ["x"] * 4, "size": [1.0] * 4})
+    frame.write_parquet(tmp_path / "log.parquet")
+    _, plan = reader_of(tmp_path, size=4)
+    written = json.loads(plan.to_json())
+    assert differences(written, plan) == []
+    assert differences(written, Plan("other", plan.settings, plan.sources)) == [
+        "of another bundle, got other; begun with bundle"
+    ]
+    _, smaller = reader_of(tmp_path, size=3)
+    assert differences(written, smaller) == [
+        "of another setting rows_per_part, got 3; begun with 4"
+    ]
+    frame.write_parquet(tmp_path / "log.parquet")  # the same again, at another time
+    _, changed = reader_of(tmp_path, size=4)
+    [found] = differences(written, changed)
+    assert "log.parquet has another time of change" in found
+    assert len({plan.digest, smaller.digest, changed.digest}) == 3
