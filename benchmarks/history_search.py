@@ -86,7 +86,7 @@ class _Model:
         layout = FieldLayout(
             fields={f"item{role}": of_role for role, of_role in roles.items()},
             sequences=past,
-            num_dense=0,
+            dense={},
             labels=("click",),
             max_lengths=dict.fromkeys(past, length),
         )

@@ -32,10 +32,7 @@ def fit_schema(feature_set: FeatureSet, frame: pl.LazyFrame) -> FeatureSchema:
     Raises:
         DataError: with all that is wrong in the data; or no event trains.
     """
-    mistakes = type_mistakes(feature_set, frame, with_labels=True)
-    if mistakes:
-        raise DataError(mistakes)
-    types = raw_types(feature_set, frame)
+    types = _checked_types(feature_set, frame)
     training = frame.filter(pl.col(SPLIT) == "train")
     counted_values = {
         feature.name: _value_counts(feature, types[feature.name], training)
@@ -44,26 +41,18 @@ def fit_schema(feature_set: FeatureSet, frame: pl.LazyFrame) -> FeatureSchema:
     }
     checks = [*value_checks(feature_set, types, with_labels=True), *split_checks(feature_set)]
     dense = feature_set.of_kind(Dense)
-    row_counts = [
-        pl.len().alias("num_rows"),
-        (pl.col(SPLIT) == "train").sum().alias("num_training"),
-    ]
     where = _where(feature_set)
     with reading(where):
         summary, *tables = pl.collect_all(
             [
-                frame.select(*row_counts, *counted(checks), *_moment_sums(dense)),
+                frame.select(*_row_counts(), *counted(checks), *_moment_sums(dense)),
                 *counted_values.values(),
             ],
             engine="streaming",
         )
     totals = summary.row(0, named=True)
     mistakes = broken(checks, totals, frame=frame, where=where)
-    if totals["num_training"] == 0:
-        mistakes.append(
-            f"{where}: no event trains, got {totals['num_rows']} events; check `split` "
-            f"and sources.events.where"
-        )
+    mistakes += _without_training(totals, where=where)
     mistakes += [] if mistakes else _without_mean(dense, totals, where=where)
     if mistakes:
         raise DataError(mistakes)
@@ -84,6 +73,51 @@ def fit_schema(feature_set: FeatureSet, frame: pl.LazyFrame) -> FeatureSchema:
             f.name for f in feature_set.of_kind(Categorical) if is_multi_valued(f, types[f.name])
         ),
     )
+
+
+def check_events(feature_set: FeatureSet, frame: pl.LazyFrame) -> None:
+    """Check all events as `fit_schema` does, where the schema is known already.
+
+    Args:
+        feature_set: Says what they must be.
+        frame: Events with `_row` and `_split`, from `assign_split`.
+
+    Raises:
+        DataError: with all that is wrong in the data; or no event trains.
+    """
+    types = _checked_types(feature_set, frame)
+    checks = [*value_checks(feature_set, types, with_labels=True), *split_checks(feature_set)]
+    where = _where(feature_set)
+    with reading(where):
+        found = frame.select(*_row_counts(), *counted(checks)).collect(engine="streaming")
+    totals = found.row(0, named=True)
+    mistakes = broken(checks, totals, frame=frame, where=where)
+    mistakes += _without_training(totals, where=where)
+    if mistakes:
+        raise DataError(mistakes)
+
+
+def _checked_types(feature_set: FeatureSet, frame: pl.LazyFrame) -> dict[str, pl.DataType]:
+    mistakes = type_mistakes(feature_set, frame, with_labels=True)
+    if mistakes:
+        raise DataError(mistakes)
+    return raw_types(feature_set, frame)
+
+
+def _row_counts() -> list[pl.Expr]:
+    return [
+        pl.len().alias("num_rows"),
+        (pl.col(SPLIT) == "train").sum().alias("num_training"),
+    ]
+
+
+def _without_training(totals: dict[str, int], *, where: str) -> list[str]:
+    if totals["num_training"]:
+        return []
+    return [
+        f"{where}: no event trains, got {totals['num_rows']} events; check `split` "
+        f"and sources.events.where"
+    ]
 
 
 def _where(feature_set: FeatureSet) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recsys.nn.interactions import CrossNetwork
 from recsys.nn.mlp import MLP
+from recsys.nn.segments import gives, input_segments, label_linear, label_segments, reads
 from recsys.nn.settings import SettingsCheck
 from recsys.protocols import Ranker
 from recsys.types import Embedded, FieldLayout
@@ -62,6 +63,7 @@ class DCNv2(Ranker):
         self.mlp = MLP(width, widths=mlp, dropout=dropout, batch_norm=batch_norm)
         head_width = self.mlp.out_width + (width if structure == "parallel" else 0)
         self.head = nn.Linear(head_width, len(layout.labels))
+        self._label(layout)
 
     def forward(self, embedded: Embedded) -> Tensor:
         """Give logits_BT."""
@@ -70,3 +72,12 @@ class DCNv2(Ranker):
         if self.structure == "stacked":
             return self.head(self.mlp(crossed_BC))
         return self.head(torch.cat([crossed_BC, self.mlp(inputs_BC)], dim=1))
+
+    def _label(self, layout: FieldLayout) -> None:
+        """Say what the layers' inputs are made of."""
+        inputs = input_segments(layout)
+        self.cross.label_inputs(inputs)
+        read = self.mlp.label_inputs(inputs)
+        if self.structure == "parallel":
+            read = (*inputs, *read)
+        label_linear(self.head, reads=reads(read), gives=gives(label_segments(layout)))

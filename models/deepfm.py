@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recsys.nn.interactions import factorization_machine
+from recsys.nn.interactions import factorization_machine, label_dense_vectors, vector_segments
 from recsys.nn.mlp import MLP
+from recsys.nn.segments import gives, input_segments, label_linear, label_segments, reads
 from recsys.nn.settings import SettingsCheck
 from recsys.protocols import Ranker
 from recsys.types import Embedded, FieldLayout
@@ -30,6 +31,8 @@ class DeepFM(Ranker):
     function of its vector, one per field, where the paper stores a number per value; so a
     feature needs no second table.
     """
+
+    multiplies_fields = True
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class DeepFM(Ranker):
         )
         self.mlp = MLP(num_vectors * width, widths=mlp, dropout=dropout, batch_norm=batch_norm)
         self.head = nn.Linear(self.mlp.out_width, num_labels, bias=False)
+        self._label(layout)
 
     def forward(self, embedded: Embedded) -> Tensor:
         """Give logits_BT."""
@@ -66,3 +70,11 @@ class DeepFM(Ranker):
             + factorization_machine(vectors_BFD)
             + self.head(self.mlp(vectors_BFD.flatten(1)))
         )
+
+    def _label(self, layout: FieldLayout) -> None:
+        """Say what the parameters' axes are made of."""
+        logits = gives(label_segments(layout))
+        label_linear(self.first_order, reads=reads(input_segments(layout)), gives=logits)
+        label_dense_vectors(self, layout)
+        self.mlp.label_inputs(vector_segments(layout, width=layout.common_width("DeepFM")))
+        label_linear(self.head, gives=logits)

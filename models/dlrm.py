@@ -5,8 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recsys.nn.interactions import pairwise_dots
+from recsys.nn.interactions import pair_segments, pairwise_dots
 from recsys.nn.mlp import MLP
+from recsys.nn.segments import (
+    Segment,
+    dense_segments,
+    gives,
+    label_linear,
+    label_segments,
+)
 from recsys.nn.settings import SettingsCheck
 from recsys.protocols import Ranker
 from recsys.types import Embedded, FieldLayout
@@ -62,6 +69,7 @@ class DLRM(Ranker):
         top_width = num_dots + (width if self.bottom is not None else 0)
         self.top = MLP(top_width, widths=top_mlp, dropout=dropout, batch_norm=batch_norm)
         self.head = nn.Linear(self.top.out_width, len(layout.labels))
+        self._label(layout)
 
     def forward(self, embedded: Embedded) -> Tensor:
         """Give logits_BT."""
@@ -71,3 +79,14 @@ class DLRM(Ranker):
         dense_BD = self.bottom(embedded.dense_BN)
         vectors_BFD = torch.cat([dense_BD.unsqueeze(1), fields_BFD], dim=1)
         return self.head(self.top(torch.cat([dense_BD, pairwise_dots(vectors_BFD)], dim=1)))
+
+    def _label(self, layout: FieldLayout) -> None:
+        """Say what the layers' inputs are made of."""
+        dense: list[Segment] = []
+        names = list(layout.fields)
+        if self.bottom is not None:
+            dense = [Segment(("@dense",), layout.common_width("DLRM"))]
+            names = ["@dense", *names]
+            self.bottom.label_inputs(dense_segments(layout), output=dense[0])
+        self.top.label_inputs([*dense, *pair_segments(names)])
+        label_linear(self.head, gives=gives(label_segments(layout)))

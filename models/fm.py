@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recsys.nn.interactions import factorization_machine
+from recsys.nn.interactions import factorization_machine, label_dense_vectors
+from recsys.nn.segments import gives, input_segments, label, label_linear, label_segments, reads
 from recsys.nn.settings import SettingsCheck
 from recsys.protocols import Ranker
 from recsys.types import Embedded, FieldLayout
@@ -28,6 +29,8 @@ class FM(Ranker):
     function of its vector, one per field, as in `DeepFM`.
     """
 
+    multiplies_fields = True
+
     def __init__(self, layout: FieldLayout, *, first_order: bool = True) -> None:
         super().__init__()
         SettingsCheck("FM").ranker_layout(layout, one_width=True).done()
@@ -39,6 +42,7 @@ class FM(Ranker):
         self.first_order = (
             nn.Linear(layout.width, len(layout.labels), bias=False) if first_order else None
         )
+        self._label(layout)
 
     def forward(self, embedded: Embedded) -> Tensor:
         """Give logits_BT."""
@@ -48,3 +52,11 @@ class FM(Ranker):
         if self.first_order is None:
             return logits_BT
         return logits_BT + self.first_order(embedded.concatenated_BC())
+
+    def _label(self, layout: FieldLayout) -> None:
+        """Say what the parameters' axes are made of."""
+        logits = gives(label_segments(layout))
+        label(self, "bias_T", logits)
+        label_dense_vectors(self, layout)
+        if self.first_order is not None:
+            label_linear(self.first_order, reads=reads(input_segments(layout)), gives=logits)

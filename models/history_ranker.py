@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,14 @@ from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns
 from recsys.nn.history_head import HistoryHead
 from recsys.nn.searching_ranker import SearchingRanker
+from recsys.nn.segments import (
+    Segment,
+    gives,
+    label,
+    label_linear,
+    label_segments,
+    reads,
+)
 from recsys.nn.settings import SettingsCheck
 from recsys.nn.target_attention import (
     ActivationUnit,
@@ -32,6 +40,7 @@ Attention = Literal["scaled_dot", "activation_unit", "hash_collisions", "uniform
 Search = Literal["scores", "same_value", "sign_codes", "none"]
 
 _AGE_STD = 0.01
+_SIDES = ("target", "events")
 
 
 class HistoryRanker(SearchingRanker):
@@ -109,6 +118,7 @@ class HistoryRanker(SearchingRanker):
             if auxiliary
             else None
         )
+        self._label(layout)
 
     def forward(self, embedded: Embedded) -> Tensor:
         """Give logits_BT."""
@@ -230,11 +240,41 @@ class HistoryRanker(SearchingRanker):
         self.projections = nn.ModuleDict()
         for role in ROLES if is_wanted else ():
             width = sum(self.columns.widths(role))
-            for side in ("target", "events"):
+            for side in _SIDES:
                 self.projections[f"{side}_{role}"] = nn.Linear(width, width, bias=False)
 
     def _projected(self, vectors: Tensor, name: str) -> Tensor:
         return self.projections[name](vectors) if name in self.projections else vectors
+
+    def _label(self, layout: FieldLayout) -> None:
+        """Say what the parameters' axes are made of."""
+        for role, ages_AD in self.ages.items():
+            positions = Segment(("@position",), ages_AD.shape[0])
+            label(
+                self.ages, role, gives([positions]), gives([Segment(("@age",), ages_AD.shape[1])])
+            )
+        of_attention = self._segments("attention")
+        for name, projection in self.projections.items():
+            side, _, role = name.partition("_")
+            segments = self._segments(cast(Role, role), side)
+            label_linear(projection, reads=reads(segments), gives=gives(segments))
+        if isinstance(self.attention, ActivationUnit):
+            self.attention.label_inputs(of_attention)
+        sides = {side: self._segments("representation", side, ages=True) for side in _SIDES}
+        read = [*sides["target"], *sides["events"], *self.columns.context_segments]
+        if self.target_aware:
+            read += [Segment((*s.of, "@product"), s.width) for s in sides["target"]]
+        for head in (self.head, self.auxiliary_head):
+            if head is not None:
+                head.label_inputs(read, logits=label_segments(layout))
+
+    def _segments(self, role: Role, side: str = "target", *, ages: bool = False) -> list[Segment]:
+        """What the target or the events are made of in a role, with their ages or without."""
+        widths = zip(self.columns.events(role), self.columns.widths(role), strict=True)
+        found = [Segment((key, f"@{side}"), width) for key, width in widths]
+        if ages and (ages_AD := self._ages(role)) is not None:
+            found.append(Segment(("@age", f"@{side}"), ages_AD.shape[1]))
+        return found
 
     def _width(self, role: Role) -> int:
         """Of what describes an event in a role, its age included."""

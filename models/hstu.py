@@ -8,6 +8,7 @@ from recsys.losses import SampledSoftmax
 from recsys.nn.dropout import Dropout
 from recsys.nn.hstu import Distances, HSTUBlock
 from recsys.nn.initial import initialize
+from recsys.nn.segments import Segment, gives, label
 from recsys.nn.sequences import lay_out
 from recsys.nn.settings import SettingsCheck
 from recsys.nn.sides import SideProjections
@@ -80,6 +81,7 @@ class HSTU(SequenceEncoder):
         )
         self.norm = nn.LayerNorm(width)
         self.apply(initialize)
+        label(self.positions, "weight", gives([Segment(("@position",), self.max_length)]), None)
 
     def forward(self, history: History, wanted_M: Tensor | None = None) -> Tensor:
         """Give hidden_MD: what each wanted token predicts."""

@@ -17,6 +17,7 @@ from recsys.nn.blocks import Block, LiGRBlock, PostNormBlock, PreNormBlock, SASR
 from recsys.nn.dropout import Dropout
 from recsys.nn.gaps import GapEmbedding
 from recsys.nn.initial import STD, initialize
+from recsys.nn.segments import ITEMS, Segment, gives, label
 from recsys.nn.sequences import lay_out
 from recsys.nn.settings import SettingsCheck
 from recsys.nn.sides import SideProjections
@@ -144,6 +145,10 @@ class SequenceTransformer(SequenceEncoder):
         if objective == "cloze":
             self.mask_D = nn.Parameter(nn.init.normal_(torch.empty(width), std=STD))
         self.apply(initialize)
+        if self.positions is not None:
+            label(self.positions, "weight", gives([Segment(("@position",), self.max_length)]), None)
+        if self.item_bias_V is not None:
+            label(self, "item_bias_V", gives([Segment((ITEMS,), layout.num_items)]))
 
     def forward(self, history: History, wanted_M: Tensor | None = None) -> Tensor:
         """Give hidden_MD: what each wanted token predicts."""

@@ -19,6 +19,8 @@ VERBS = {
     "inspect-roles": ("recsys.search.inspect_roles", "say what attention does to shared vectors"),
     "search-quality": ("recsys.search.search_quality", "say how well a run searches histories"),
     "search": ("recsys.search.search", "train tables in stages, and cut them down"),
+    "migrate": ("recsys.migrate", "carry what a run has learned over to an edited feature file"),
+    "refresh": ("recsys.refresh", "carry what a run has learned over to newer data"),
     "report": ("recsys.report", "metrics of scored Parquet"),
 }
 

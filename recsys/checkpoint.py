@@ -92,9 +92,12 @@ def write_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     _barrier()
-    dcp.save(
-        dict(tensors), storage_writer=FileSystemWriter(partial), no_dist=not dist.is_initialized()
-    )
+    with alone_without_warning():
+        dcp.save(
+            dict(tensors),
+            storage_writer=FileSystemWriter(partial),
+            no_dist=not dist.is_initialized(),
+        )
     if _rank() == 0:
         torch.save(dict(trainer), partial / "trainer.pt")
         save_schema(schema, partial / "schema")
@@ -167,6 +170,11 @@ def load_fitting(directory: Path, tensors: Mapping[str, Any]) -> None:
     _load(directory, fitting)
 
 
+def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Sizes of all tensors of a checkpoint, by name."""
+    return {name: tuple(meta.size) for name, meta in _tensor_metadata(directory).items()}
+
+
 def read_tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
     """Whole tensors of a checkpoint under a prefix, by the rest of their name; no process group.
 
@@ -179,7 +187,7 @@ def read_tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
         for name, meta in _tensor_metadata(directory).items()
         if name.startswith(prefix)
     }
-    with _alone_without_warning(), _reading(directory):
+    with alone_without_warning(), reading(directory):
         dcp.load(dict(whole), storage_reader=FileSystemReader(directory), no_dist=True)
     return {name.removeprefix(prefix): tensor for name, tensor in whole.items()}
 
@@ -214,7 +222,7 @@ def check_shapes(directory: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def _load(directory: Path, tensors: Mapping[str, Any]) -> None:
-    with _reading(directory):
+    with reading(directory):
         dcp.load(
             dict(tensors),
             storage_reader=FileSystemReader(directory),
@@ -227,7 +235,7 @@ def _prefix(name: str) -> str:
 
 
 def _tensor_metadata(directory: Path) -> dict[str, TensorStorageMetadata]:
-    with _reading(directory):
+    with reading(directory):
         metadata = FileSystemReader(directory).read_metadata().state_dict_metadata
     return {k: v for k, v in metadata.items() if isinstance(v, TensorStorageMetadata)}
 
@@ -255,7 +263,7 @@ def _is_alone() -> bool:
 
 
 @contextmanager
-def _reading(directory: Path) -> Iterator[None]:
+def reading(directory: Path) -> Iterator[None]:
     """Turn what reading damaged files raises into a `CheckpointMismatchError`."""
     try:
         yield
@@ -268,8 +276,11 @@ def _reading(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone_without_warning() -> Iterator[None]:
-    """Without a process group is how export reads; torch warns of it each time."""
+def alone_without_warning() -> Iterator[None]:
+    """No warning where there is no process group.
+
+    Without a process group is how export reads; torch warns of it each time.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

@@ -17,9 +17,12 @@ class Ranker(nn.Module, ABC):
 
     Attributes:
         reads_histories: Whether it reads sequences event by event.
+        multiplies_fields: Whether vectors of different fields meet without a layer between them;
+            then only a field of zeros leaves what the ranker computes as it is.
     """
 
     reads_histories: ClassVar[bool] = False
+    multiplies_fields: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, embedded: Embedded) -> Tensor:

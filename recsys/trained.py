@@ -68,6 +68,23 @@ def untrained_task(checkpoint: Path, manifest: Manifest) -> Task:
     Raises:
         CheckpointMismatchError: it is of another version of a model.
     """
+    task = unbuilt_task(checkpoint, manifest)
+    # One process holds every table, so none needs to be a sharded one.
+    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize, seed=task.seed)
+    task.build(read_schema(checkpoint))
+    return task
+
+
+def unbuilt_task(checkpoint: Path, manifest: Manifest) -> Task:
+    """The task of a checkpoint as its configuration describes it, before it knows of any features.
+
+    Args:
+        checkpoint: Directory of a checkpoint.
+        manifest: Its manifest.
+
+    Raises:
+        CheckpointMismatchError: it is of another version of a model.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Task, "model")
     try:
@@ -80,10 +97,8 @@ def untrained_task(checkpoint: Path, manifest: Manifest) -> Task:
         ) from error
     task = cast(Task, parser.instantiate(config).model)
     # The one seed of a run is no part of its model's settings.
-    task.seed = seed = int(manifest.config.get("seed_everything", 0))
-    # One process holds every table, so none needs to be a sharded one.
-    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize, seed=seed)
-    task.build(read_schema(checkpoint))
+    task.seed = int(manifest.config.get("seed_everything", 0))
+    task.tables_config = replace(task.tables_config, seed=task.seed)
     return task
 
 

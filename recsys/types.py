@@ -148,7 +148,7 @@ class FieldLayout:
         fields: Width of each field, in the order of `Embedded.fields`.
         sequences: Width of each sequence.
         max_lengths: Most tokens each sequence has.
-        num_dense: N.
+        dense: Width of each dense and vector feature, in the order of `Embedded.dense_BN`.
         labels: Names of the targets.
         num_items: Ids of the catalogue, the out-of-vocabulary id 0 included; 0 where there is none.
         has_times: Whether a sequence model is told when events happened.
@@ -156,11 +156,16 @@ class FieldLayout:
 
     fields: Mapping[str, int]
     sequences: Mapping[str, int]
-    num_dense: int
+    dense: Mapping[str, int]
     labels: tuple[str, ...]
     max_lengths: Mapping[str, int] = field(default_factory=dict)
     num_items: int = 0
     has_times: bool = False
+
+    @property
+    def num_dense(self) -> int:
+        """N: all dense and vector features side by side."""
+        return sum(self.dense.values())
 
     @property
     def width(self) -> int:

@@ -103,7 +103,7 @@ def layout_of(embedder):
     for key, reader in embedder.readers.items():
         widths["sequences" if reader.pooling == "none" else "fields"][key] = embedder.widths[key]
     lengths = dict.fromkeys(widths["sequences"], MAX_LENGTH)
-    return FieldLayout(**widths, num_dense=1, labels=("click",), max_lengths=lengths)
+    return FieldLayout(**widths, dense={"price": 1}, labels=("click",), max_lengths=lengths)
 
 
 def ranker_of(embedder, **switches):

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from features.encode import encode
-from features.fit import fit_schema
+from features.fit import check_events, fit_schema
 from features.schema import FeatureSchema
 from features.sources import scan_events
 from features.spec import FeatureSet
@@ -25,7 +25,12 @@ _log = logging.getLogger(__name__)
 
 
 def build(
-    feature_set: FeatureSet, data_dir: Path, path: Path, *, max_memory_bytes: int
+    feature_set: FeatureSet,
+    data_dir: Path,
+    path: Path,
+    *,
+    max_memory_bytes: int,
+    schema: FeatureSchema | None = None,
 ) -> tuple[FeatureSchema, dict[str, int]]:
     """Fit, encode and write everything but the manifest.
 
@@ -34,6 +39,7 @@ def build(
         data_dir: Directory of the raw files.
         path: Empty directory to fill.
         max_memory_bytes: Memory for rows at any one time.
+        schema: What to encode with. None: it is fitted to the data.
 
     Returns:
         The schema, and the number of examples of each split.
@@ -43,8 +49,11 @@ def build(
     """
     started = time.monotonic()
     raw = assign_split(feature_set, scan_events(feature_set, data_dir))
-    schema = fit_schema(feature_set, raw)
-    _log.info("fitted the schema in %.1f s", time.monotonic() - started)
+    if schema is None:
+        schema = fit_schema(feature_set, raw)
+        _log.info("fitted the schema in %.1f s", time.monotonic() - started)
+    else:
+        check_events(feature_set, raw)
     encoded = encode(schema, raw, with_labels=True)
     return schema, write_rows(schema, encoded, path, max_memory_bytes=max_memory_bytes)
 

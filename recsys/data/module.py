@@ -65,6 +65,7 @@ class RecsysData(LightningDataModule):
         features_file: Where the feature set was read.
         feature_set: What the person wrote.
         data_dir: Directory of the raw files.
+        given_schema: What the data is encoded with, of this feature set; None: it is fitted.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class RecsysData(LightningDataModule):
         self._store_root = expand_path(store, key="store")
         self._max_memory_bytes = int(max_memory_gib * 2**30)
         self._store: EncodedStore | None = None
+        self.given_schema: FeatureSchema | None = None
 
     @property
     def store(self) -> EncodedStore:
@@ -124,6 +126,7 @@ class RecsysData(LightningDataModule):
                 self.data_dir,
                 self._store_root,
                 max_memory_bytes=self._max_memory_bytes,
+                schema=self.given_schema,
             )
             if items is not None:
                 check_training_events(store, items)

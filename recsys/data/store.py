@@ -144,6 +144,7 @@ def prepare(
     store_root: Path,
     *,
     max_memory_bytes: int = 4 << 30,
+    schema: FeatureSchema | None = None,
 ) -> EncodedStore:
     """Find the store of a feature set and its data, or build it.
 
@@ -154,6 +155,7 @@ def prepare(
         data_dir: Directory of the raw files.
         store_root: Directory of all stores.
         max_memory_bytes: Memory that building may use for rows; larger data is cut by user.
+        schema: What to encode with, of this feature set. None: it is fitted to the data.
 
     Raises:
         DataError: the data does not fit the feature set.
@@ -162,6 +164,8 @@ def prepare(
         source_files(feature_set, data_dir), cache=store_root / "fingerprints.json"
     )
     identity = f"{FORMAT_VERSION}|{_of_rows(feature_set)}|{data_fingerprint}"
+    if schema is not None:
+        identity += f"|{schema.fingerprint()}"
     path = store_root / xxhash.xxh3_64_hexdigest(identity.encode())
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
@@ -175,10 +179,14 @@ def prepare(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         try:
-            schema, rows = build(
-                feature_set, data_dir, unfinished, max_memory_bytes=max_memory_bytes
+            used, rows = build(
+                feature_set,
+                data_dir,
+                unfinished,
+                max_memory_bytes=max_memory_bytes,
+                schema=schema,
             )
-            write_manifest(unfinished, schema, rows=rows, data_fingerprint=data_fingerprint)
+            write_manifest(unfinished, used, rows=rows, data_fingerprint=data_fingerprint)
             os.replace(unfinished, path)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from features.errors import FeatureConfigError
 from features.table_spec import ROLES, Role, role_key
+from recsys.nn.segments import Segment, input_segments
 from recsys.types import Embedded, FieldLayout
 
 
@@ -23,6 +24,7 @@ class HistoryColumns:
         of_role: Widths by key of a history's column, in each role.
         context_keys: All other fields.
         context_width: Width of these and of the dense features.
+        context_segments: What that is made of.
     """
 
     names: tuple[str, ...]
@@ -30,6 +32,7 @@ class HistoryColumns:
     of_role: Mapping[Role, Mapping[str, int]]
     context_keys: tuple[str, ...]
     context_width: int
+    context_segments: tuple[Segment, ...] = ()
 
     @classmethod
     def of(cls, layout: FieldLayout, *, where: str) -> Self:
@@ -70,6 +73,7 @@ class HistoryColumns:
             of_role={r: {k: layout.sequences[k] for k in keys} for r, keys in of_role.items()},
             context_keys=context,
             context_width=sum(layout.fields[key] for key in context) + layout.num_dense,
+            context_segments=tuple(s for s in input_segments(layout) if s.of[0] not in used),
         )
 
     @property

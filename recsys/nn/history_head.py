@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from recsys.nn.segments import Segment, gives, label_linear, label_norm, reads
+
 _SLOPE = 0.1
 
 
@@ -31,6 +33,18 @@ class HistoryHead(nn.Module):
             layers += [nn.Linear(in_width, width), nn.PReLU(init=_SLOPE)]
             in_width = width
         self.layers = nn.Sequential(*layers, nn.Linear(in_width, num_labels))
+
+    def label_inputs(self, segments: Sequence[Segment], *, logits: Sequence[Segment]) -> None:
+        """Say what the input and the logits are made of."""
+        first, *_ = linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        if isinstance(self.layers[0], nn.BatchNorm1d):
+            label_norm(self.layers[0], segments)
+        label_linear(first, reads=reads(segments))
+        label_linear(
+            linear[-1],
+            reads=reads(segments) if linear[-1] is first else None,
+            gives=gives(logits),
+        )
 
     def forward(self, inputs_BC: Tensor) -> Tensor:
         """Give logits_BT."""

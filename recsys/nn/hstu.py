@@ -15,6 +15,7 @@ from recsys.nn.blocks import asking
 from recsys.nn.dropout import Dropout
 from recsys.nn.gaps import NUM_GAPS, gap_steps
 from recsys.nn.initial import STD
+from recsys.nn.segments import Segment, gives, label
 from recsys.nn.sequences import LengthBuckets, Questions
 
 
@@ -102,6 +103,7 @@ class HSTUBlock(nn.Module):
         self.key_value = nn.Linear(width, 2 * inner_width, bias=False)
         self.gap_bias = nn.Parameter(nn.init.normal_(torch.empty(NUM_GAPS + 1), std=STD))
         self.event_bias = nn.Parameter(nn.init.normal_(torch.empty(max_length), std=STD))
+        label(self, "event_bias", gives([Segment(("@position",), max_length)]))
         self.attended_norm = nn.LayerNorm(inner_width)
         self.dropout = Dropout(dropout)
         self.output = nn.Linear(inner_width, width)

@@ -5,8 +5,14 @@ B examples · F fields · D embedding width · C concatenated width · P pairs o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import torch
 from torch import Tensor, nn
+
+from recsys.nn.segments import Segment, dense_segments, gives, label, label_linear, reads
+from recsys.types import FieldLayout
 
 
 class CrossLayer(nn.Module):
@@ -27,6 +33,14 @@ class CrossLayer(nn.Module):
             else nn.Sequential(nn.Linear(width, low_rank, bias=False), nn.Linear(low_rank, width))
         )
 
+    def label_inputs(self, segments: Sequence[Segment]) -> None:
+        """Say what input and output are made of."""
+        if isinstance(self.weight, nn.Sequential):
+            label_linear(self.weight[0], reads=reads(segments))
+            label_linear(self.weight[1], gives=gives(segments))
+        else:
+            label_linear(self.weight, reads=reads(segments), gives=gives(segments))
+
     def forward(self, first_BC: Tensor, inputs_BC: Tensor) -> Tensor:
         """Cross the input of the network, x_0, with that of the layer, x_l."""
         return torch.addcmul(inputs_BC, first_BC, self.weight(inputs_BC))
@@ -46,6 +60,12 @@ class CrossNetwork(nn.Module):
     def __init__(self, width: int, *, num_layers: int, low_rank: int | None = None) -> None:
         super().__init__()
         self.layers = nn.ModuleList(CrossLayer(width, low_rank=low_rank) for _ in range(num_layers))
+
+    def label_inputs(self, segments: Sequence[Segment]) -> None:
+        """Say what input and output are made of."""
+        for layer in self.layers:
+            assert isinstance(layer, CrossLayer)
+            layer.label_inputs(segments)
 
     def forward(self, inputs_BC: Tensor) -> Tensor:
         """Give x_l of the last layer."""
@@ -81,3 +101,26 @@ def pairwise_dots(vectors_BFD: Tensor) -> Tensor:
         num_fields, num_fields, offset=1, device=vectors_BFD.device
     ).unbind()
     return dots_BFF.flatten(1).index_select(1, rows * num_fields + columns)
+
+
+def pair_segments(names: Sequence[str]) -> tuple[Segment, ...]:
+    """What `pairwise_dots` gives, from the names of the vectors."""
+    return tuple(Segment(pair, 1) for pair in combinations(names, 2))
+
+
+def vector_segments(layout: FieldLayout, *, width: int) -> tuple[Segment, ...]:
+    """The vectors of all fields and dense numbers side by side.
+
+    Args:
+        layout: Names them.
+        width: D.
+    """
+    fields = [Segment((key,), width) for key in layout.fields]
+    numbers = [(name, f"@{place}") for name, size in layout.dense.items() for place in range(size)]
+    return (*fields, *(Segment(number, width) for number in numbers))
+
+
+def label_dense_vectors(model: nn.Module, layout: FieldLayout) -> None:
+    """Label `dense_vectors_ND`; a new dense feature starts with zeros, like a new field."""
+    width = Segment(("@width",), layout.common_width(type(model).__name__))
+    label(model, "dense_vectors_ND", reads(dense_segments(layout)), gives([width]))

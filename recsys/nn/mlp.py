@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from recsys.nn.segments import Segment, gives, label_linear, label_norm, reads
+
 
 class MLP(nn.Module):
     """Layers of Linear, batch norm (if asked), ReLU, dropout (if asked).
@@ -43,6 +45,27 @@ class MLP(nn.Module):
             in_width = width
         self.layers = nn.Sequential(*layers)
         self.out_width = in_width
+
+    def label_inputs(
+        self, segments: Sequence[Segment], *, output: Segment | None = None
+    ) -> tuple[Segment, ...]:
+        """Say what the input is made of; gives what the output is made of.
+
+        Args:
+            segments: Of the input.
+            output: What the output is, where its width follows from the layout too.
+        """
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        if not linear:
+            return tuple(segments)
+        outputs = [None] * (len(linear) - 1) + [gives([output]) if output else None]
+        inputs = [reads(segments)] + [None] * (len(linear) - 1)
+        for layer, read, given in zip(linear, inputs, outputs, strict=True):
+            label_linear(layer, reads=read, gives=given)
+        norms = [layer for layer in self.layers if isinstance(layer, nn.BatchNorm1d)]
+        if norms and output:
+            label_norm(norms[-1], [output])
+        return (output or Segment(("@mlp",), self.out_width),)
 
     def forward(self, inputs_BC: Tensor) -> Tensor:
         """Give the activations of the last layer."""

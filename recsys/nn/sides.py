@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from recsys.nn.segments import Segment, label_linear, name_after, reads
 from recsys.types import FieldLayout
 
 
@@ -23,6 +24,10 @@ class SideProjections(nn.Module):
         self.projections = nn.ModuleDict(
             {_name(key): nn.Linear(layout.sequences[key], width, bias=False) for key in keys}
         )
+        name_after(self.projections, {_name(key): key for key in keys})
+        for key in keys:
+            segment = Segment((key,), layout.sequences[key])
+            label_linear(self.projections[_name(key)], reads=reads([segment]))
 
     def forward(self, tokens_LD: Tensor, sides: Mapping[str, Tensor]) -> Tensor:
         """The tokens and their sides, summed."""

@@ -6,12 +6,14 @@ B examples · L events of all, packed · K events of each · D width of what att
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
 from recsys.nn.events import Events, softmax
+from recsys.nn.segments import Segment, label_linear, reads
 
 
 class TargetAttention(nn.Module, ABC):
@@ -58,6 +60,12 @@ class ActivationUnit(TargetAttention):
         super().__init__()
         self.width = width
         self.layers = nn.Sequential(nn.Linear(4 * width, hidden), nn.PReLU(), nn.Linear(hidden, 1))
+
+    def label_inputs(self, segments: Sequence[Segment]) -> None:
+        """Say what target and events are made of."""
+        parts = ("@itself", "@event", "@difference", "@product")
+        pairs = [Segment((*s.of, part), s.width) for part in parts for s in segments]
+        label_linear(self.layers[0], reads=reads(pairs))
 
     def forward(self, target_BD: Tensor, packed_LD: Tensor, events: Events) -> Tensor:
         """Give scores_BK."""

@@ -26,8 +26,10 @@ def field_layout(schema: FeatureSchema, embedder: Embedder) -> FieldLayout:
         max_lengths={
             k: max_lengths[r.column] for k, r in embedder.readers.items() if r.column in max_lengths
         },
-        num_dense=len(feature_set.of_kind(Dense))
-        + sum(vector.size for vector in feature_set.of_kind(Vector)),
+        dense={
+            feature.name: feature.size if isinstance(feature, Vector) else 1
+            for feature in feature_set.of_kind(Dense, Vector)
+        },
         labels=feature_set.labels,
         num_items=(schema.num_ids(item) or 0) if item and is_catalogue else 0,
     )

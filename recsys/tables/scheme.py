@@ -105,9 +105,12 @@ class Scheme(nn.Module, ABC):
         widths: Width of the combined vector, by reader.
         combines_linearly: Whether pooling several ids may come before `combine`, which then gets
             pooled vectors and must not look at the ids.
+        is_made_of_rows: Whether the vector of an id is its rows side by side, in the order of the
+            lookups, and nothing else belongs to it; then rows can follow their ids elsewhere.
     """
 
     combines_linearly: ClassVar[bool] = True
+    is_made_of_rows: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ Every store answers the same call: rows by lookup in, vectors by lookup out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -159,6 +159,24 @@ def materialize(
         [weight] = [w for name, w in weights.items() if name.split(".")[-2] == table.name]
         with torch.no_grad():
             weight.copy_(initial_rows(table, seed=seed))
+
+
+def table_names(names: Iterable[str]) -> dict[str, str]:
+    """Name in the state of each physical table.
+
+    Args:
+        names: Of a task's state.
+    """
+    found = {}
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != "embedder":
+            continue
+        if "collection" in parts and parts[-1] == "weight":
+            found[parts[-2]] = name
+        elif parts[1:3] == ["replicated", "weights"]:
+            found[".".join(parts[3:])] = name
+    return found
 
 
 def _keyed_jagged(names: Sequence[str], rows: Mapping[str, Rows]) -> KeyedJaggedTensor:

@@ -21,6 +21,7 @@ from features.plans import plan_files
 from recsys.checkpoint import read_manifest
 from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
+from recsys.training.continuing import continued_checkpoint, continued_schema
 from recsys.training.experiment_file import check_experiment_file, experiment_files
 from recsys.training.parser_errors import in_short
 from recsys.training.run import (
@@ -91,6 +92,12 @@ class RecsysCLI(LightningCLI):
                 self.datamodule.feature_set, warm_up=self.run.warm_up, reads=self.model.reads
             )
         self.datamodule.task = self.model.reads
+        continued = None
+        if self.run.continue_from is not None:
+            continued = continued_checkpoint(self.run.continue_from)
+            self.datamodule.given_schema = continued_schema(
+                continued, self.datamodule.feature_set, file=self.datamodule.features_file
+            )
         self.model.build(self.datamodule.schema)
         self.datamodule.require_examples(*_SPLITS[verb])
         with refused("model.init_args.optimizer"):
@@ -100,6 +107,9 @@ class RecsysCLI(LightningCLI):
         resumes = wanted is not None or verb != "fit"
         if verb == "fit" and self.run.start_from is not None:
             self.model.start_from = checkpoint_path(self.directory, self.run.start_from)
+        if verb == "fit" and continued is not None and not resumes:
+            self.model.check_schema(read_manifest(continued), where=str(continued))
+            self.model.continue_from = continued
         given = self.config_init[verb]  # what Lightning runs the subcommand with
         if resumes:
             checkpoint = checkpoint_path(self.directory, wanted or "best")

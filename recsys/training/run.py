@@ -27,6 +27,9 @@ class RunConfig:
     """Whether this is the first training of tables that are trained in stages."""
     start_from: str | None = None
     """Checkpoint whose weights training begins with, all that fit; null: none."""
+    continue_from: str | None = None
+    """Run, or checkpoint, whose learning goes on: with its ids, its weights and the state of its
+    optimisers, while epochs, steps and schedules begin anew; null: none."""
 
     def __post_init__(self) -> None:
         least = {"patience": 0, "checkpoint_every_steps": 1}
@@ -35,6 +38,11 @@ class RunConfig:
             for name, minimum in least.items()
             if (value := getattr(self, name)) is not None and value < minimum
         ]
+        if self.continue_from is not None and self.start_from is not None:
+            mistakes.append(
+                f"run.continue_from: takes the weights of one checkpoint, got "
+                f"{self.continue_from!r} and run.start_from {self.start_from!r}; drop one"
+            )
         if mistakes:
             raise RunConfigError(mistakes)
 

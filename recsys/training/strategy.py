@@ -7,6 +7,7 @@ optimiser only; the learning rate of the tables follows its schedule in proporti
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,15 @@ from recsys.checkpoint import (
     read_manifest,
     read_tensors,
     read_trainer_state,
+    tensor_shapes,
     write_checkpoint,
 )
 from recsys.tables.plan import shard
+from recsys.tables.stores import table_names
+from recsys.training.continuing import state_keys
 from recsys.training.task import Task
+
+_log = logging.getLogger(__name__)
 
 
 class TorchRecStrategy(DDPStrategy):
@@ -60,6 +66,8 @@ class TorchRecStrategy(DDPStrategy):
             self._remember_learning_rates()
             if self.task.start_from is not None:
                 self._start_from(self.task.start_from)
+            if self.task.continue_from is not None:
+                self._continue_from(self.task.continue_from)
         self.setup_precision_plugin()
 
     @property
@@ -177,6 +185,35 @@ class TorchRecStrategy(DDPStrategy):
             if name.removeprefix(f"{MODEL}embedder.") not in apart
         }
         load_fitting(directory, tensors)
+
+    def _continue_from(self, directory: Path) -> None:
+        """Begin with the weights of a checkpoint and the state of its optimisers, as far as kept.
+
+        Tables may have moved between the sharded and the replicated ones since.
+        """
+        saved = table_names(n.removeprefix(MODEL) for n in tensor_shapes(directory))
+        wanted = table_names(n.removeprefix(MODEL) for n in self._model_tensors())
+        moved = {MODEL + name: MODEL + saved.get(t, name) for t, name in wanted.items()}
+        tensors = {moved.get(n, n): tensor for n, tensor in self._model_tensors().items()}
+        load_tensors(directory, tensors)
+        if fused := self._fused_tensors():
+            load_fitting(directory, fused)
+        names = {name for name, _ in self.task.named_parameters()}
+        dense: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in read_tensors(directory, DENSE).items():
+            parameter, _, key = name.rpartition(".")
+            dense.setdefault(parameter, {})[key] = tensor
+        keys = state_keys(self.task.optimizer_factory)
+        kept = {n: state for n, state in dense.items() if n in names and set(state) == keys}
+        self._load_dense({f"{n}.{key}": t for n, state in kept.items() for key, t in state.items()})
+        if len(kept) < len(dense) and self.task.trainer.is_global_zero:
+            _log.info(
+                "%s: the optimiser's state of %d of %d tensors is of no use to this run and "
+                "begins anew",
+                directory,
+                len(dense) - len(kept),
+                len(dense),
+            )
 
     def _model_tensors(self) -> dict[str, Any]:
         return {MODEL + name: tensor for name, tensor in self.sharded.state_dict().items()}

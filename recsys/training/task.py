@@ -47,6 +47,7 @@ class Task(LightningModule, ABC):
     Attributes:
         start_from: Checkpoint whose weights a new training begins with, where they fit. None: it
             begins with those of the seed.
+        continue_from: Checkpoint whose weights and state of optimisers a new training begins with.
     """
 
     reads: ClassVar[Literal["ranking", "sequence"]]
@@ -67,6 +68,7 @@ class Task(LightningModule, ABC):
         self.seed = seed
         self.config: Mapping[str, Any] = {}
         self.start_from: Path | None = None
+        self.continue_from: Path | None = None
         self._schema: FeatureSchema | None = None
         self._after_steps: tuple[AfterStep, ...] = ()
         self._before_views: tuple[BeforeView, ...] = ()

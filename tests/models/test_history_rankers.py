@@ -33,7 +33,7 @@ def layout(*, is_decoupled=True, labels=("click",)):
         fields={"user": 3} | {f"{n}{role}": w for n in names for role, w in roles.items()},
         sequences=sequences,
         max_lengths=dict.fromkeys(sequences, 9),
-        num_dense=1,
+        dense={"price": 1},
         labels=labels,
     )
 
@@ -253,9 +253,9 @@ def test_mistakes():
     with pytest.raises(RunConfigError) as caught:
         models.HistoryRanker(layout(), attention="din", search="topk", top_k=0, mlp=())
     assert len(caught.value.mistakes) == 4
-    no_target = FieldLayout({"user": 3}, {"past.item": 4}, 0, ("click",), {"past.item": 9})
+    no_target = FieldLayout({"user": 3}, {"past.item": 4}, {}, ("click",), {"past.item": 9})
     with pytest.raises(FeatureConfigError, match="got no field item; add it"):
         models.DARE(no_target)
-    no_history = FieldLayout({"user": 3}, {}, 0, ("click",))
+    no_history = FieldLayout({"user": 3}, {}, {}, ("click",))
     with pytest.raises(FeatureConfigError, match="DIN reads one history, got none"):
         models.DIN(no_history)

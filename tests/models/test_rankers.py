@@ -1,4 +1,5 @@
 import inspect
+import string
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def layout(*, fields=("user", "item", "hour"), width=4, num_dense=2, labels=("cl
     return FieldLayout(
         fields=dict.fromkeys(fields, width),
         sequences={"history.item": width},
-        num_dense=num_dense,
+        dense=dict.fromkeys(string.ascii_lowercase[:num_dense], 1),
         labels=labels,
         num_items=9,
     )
@@ -90,7 +91,7 @@ def test_export_with_any_batch_size(name, num_dense):
 
 def test_dcnv2_of_the_unified_embedding_paper():
     """One cross layer, ReLU of width 192, a linear logit; nothing else (papers: DCN, MovieLens)."""
-    of = FieldLayout({"user": 3, "item": 2}, {}, 2, ("click",))
+    of = FieldLayout({"user": 3, "item": 2}, {}, {"a": 1, "b": 1}, ("click",))
     model = models.DCNv2(of, structure="stacked", num_cross_layers=1, mlp=(192,))
     inputs = embedded(of)
     x0 = torch.cat([inputs.fields["user"], inputs.fields["item"], inputs.dense_BN], dim=1)
@@ -148,14 +149,14 @@ def test_dlrm_feeds_the_bottom_vector_and_all_dots_to_the_top():
 
 @pytest.mark.parametrize("name", ["DeepFM", "DLRM", "FM"])
 def test_fields_of_different_width(name):
-    of = FieldLayout({"user": 4, "item": 8}, {}, 0, ("click",))
+    of = FieldLayout({"user": 4, "item": 8}, {}, {}, ("click",))
     with pytest.raises(RunConfigError, match=rf"^{name}: needs all fields of one width, got user"):
         getattr(models, name)(of)
     assert models.DCNv2(of)(embedded(of)).shape == (5, 1)
 
 
 def test_all_mistakes_at_once():
-    of = FieldLayout({}, {}, 0, ())
+    of = FieldLayout({}, {}, {}, ())
     with pytest.raises(RunConfigError) as caught:
         models.DCNv2(
             of, structure="stackd", num_cross_layers=-1, mlp=(8, 0), dropout=1.0, low_rank=0

@@ -19,7 +19,7 @@ from recsys.protocols import SequenceEncoder, SequenceLoss
 from recsys.types import FieldLayout, History
 
 ITEM, SIDE = "history.item_id", "history.genre"
-LAYOUT = FieldLayout({}, {ITEM: 8, SIDE: 3}, 0, (), {ITEM: 7}, num_items=11, has_times=True)
+LAYOUT = FieldLayout({}, {ITEM: 8, SIDE: 3}, {}, (), {ITEM: 7}, num_items=11, has_times=True)
 LENGTHS = [3, 0, 1, 7, 2, 0]
 WANTED = [0, 2, 5, 6, 10, 12]  # of LENGTHS: several, one or none of a history
 
@@ -284,7 +284,7 @@ def test_all_mistakes_at_once(name):
             "attention_dropout: is no dropout rate, got 1.0; allowed 0 <= rate < 1",
         ]
     with pytest.raises(RunConfigError) as caught:
-        MODELS[name](FieldLayout({}, {}, 0, (), num_items=5), **wrong)
+        MODELS[name](FieldLayout({}, {}, {}, (), num_items=5), **wrong)
     assert sorted(caught.value.mistakes) == sorted(f"{name}: {line}" for line in expected)
 
 
@@ -347,7 +347,7 @@ def test_scale_is_of_items_alone(name):
 def test_learns_what_follows(name):
     """Items run in a circle, 1 to 20 and round again, from random starts."""
     torch.manual_seed(0)
-    of = FieldLayout({}, {ITEM: 16}, 0, (), {ITEM: 9}, num_items=21)
+    of = FieldLayout({}, {ITEM: 16}, {}, (), {ITEM: 9}, num_items=21)
     model, table_VD = MODELS[name](of, dropout=0.0), nn.Parameter(torch.randn(21, 16) / 4)
     optimizer = torch.optim.Adam([*model.parameters(), table_VD], lr=0.01)
     for _ in range(100):

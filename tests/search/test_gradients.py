@@ -12,7 +12,7 @@ from recsys.search.sample import Sample
 from recsys.tables.angles import angle
 from recsys.types import Embedded, FieldLayout
 
-LAYOUT = FieldLayout(fields={"a": 3, "b": 3}, sequences={}, num_dense=1, labels=("click", "buy"))
+LAYOUT = FieldLayout(fields={"a": 3, "b": 3}, sequences={}, dense={"c": 1}, labels=("click", "buy"))
 
 
 class Linear(Ranker):

@@ -40,7 +40,7 @@ def embedder(roles=("",), widths=(4, 4)):
 def ranker(made, **settings):
     fields = {key: width for key, width in made.widths.items() if "." not in key}
     sequences = {key: width for key, width in made.widths.items() if "." in key}
-    layout = FieldLayout(fields, sequences, 0, ("click",), dict.fromkeys(sequences, 3))
+    layout = FieldLayout(fields, sequences, {}, ("click",), dict.fromkeys(sequences, 3))
     torch.manual_seed(0)
     return models.HistoryRanker(layout, top_k=2, mlp=(5,), **settings)
 

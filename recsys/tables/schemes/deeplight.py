@@ -56,6 +56,8 @@ class DeepLightScheme(FullScheme):
 
     device_of: Tensor
 
+    is_made_of_rows = False  # some of their numbers are read as zeros
+
     def __init__(self, table: LogicalTable, *, spec: DeepLightTable) -> None:
         super().__init__(table)
         [physical] = self.physical_tables

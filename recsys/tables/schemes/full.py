@@ -25,6 +25,8 @@ class FullScheme(Scheme):
         FeatureConfigError: a reader's ids are unbounded.
     """
 
+    is_made_of_rows = True
+
     def __init__(self, table: LogicalTable, *, grid: Grid | None = None) -> None:
         own = bounded_rows(table)
         self.own = own

@@ -28,6 +28,8 @@ class HashScheme(Scheme):
     Source: Weinberger et al., Feature Hashing (2009).
     """
 
+    is_made_of_rows = True
+
     def __init__(self, table: LogicalTable) -> None:
         num_rows = rows_for(table)
         physical = PhysicalTable(table.name, num_rows=num_rows, dim=table.dim)

@@ -40,6 +40,8 @@ class QuantizedScheme(FullScheme):
     gradients does not change: ALPT's 1 / sqrt(B D (2^(b-1) - 1)) is left out.
     """
 
+    is_made_of_rows = False  # a row has its step beside the numbers
+
     def __init__(self, table: LogicalTable, *, spec: QuantizedTable, seed: int) -> None:
         self.grid = Grid(table.dim, spec.bits, spec.step_size, is_learned=spec.step == "learned")
         super().__init__(table, grid=self.grid)

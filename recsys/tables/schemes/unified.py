@@ -34,6 +34,8 @@ class UnifiedScheme(Scheme):
     taking turns: the UnifiedEmbedding layer of TensorFlow Recommenders.
     """
 
+    is_made_of_rows = True
+
     def __init__(self, table: LogicalTable, *, spec: UnifiedTable) -> None:
         width = spec.num_tables * table.dim
         num_rows = rows_for(table, row_width=width)

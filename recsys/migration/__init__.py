@@ -1,0 +1,1 @@
+"""What a checkpoint has learned, carried over to an edited feature file."""

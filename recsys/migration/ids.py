@@ -1,0 +1,141 @@
+"""Which old id each new id of a feature is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from features.checks import resolved_encoding
+from features.meaning import other_meaning
+from features.schema import FeatureSchema
+from features.spec import Bucketized, HashEncoding, VocabEncoding
+
+
+@dataclass(frozen=True)
+class IdSources:
+    """New ids with the old ids that they come from, by rising new id.
+
+    An id that is new has no entry; a range that covers several old ones has one for each.
+
+    Attributes:
+        new_S: New ids.
+        old_S: Old ids.
+        weight_S: How much an old id counts where several meet in one row.
+        num_new: New ids are below this; None: any 63-bit number, each the same as before.
+        num_old: Likewise.
+    """
+
+    new_S: NDArray[np.int64]
+    old_S: NDArray[np.int64]
+    weight_S: NDArray[np.float32]
+    num_new: int | None
+    num_old: int | None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every old id is still what it was."""
+        if self.num_old is None:
+            return self.num_new is None
+        if len(self.old_S) < self.num_old or self.num_new is None:
+            return False
+        head = slice(0, self.num_old)
+        every_id = np.arange(self.num_old)
+        return (
+            len(self.new_S) == self.num_old
+            and np.array_equal(self.new_S[head], every_id)
+            and np.array_equal(self.old_S[head], every_id)
+        )
+
+    def places(self) -> NDArray[np.int64]:
+        """Old id of each new id, -1 where it has none; for features whose ids have one source."""
+        assert self.num_new is not None, "a catalogue has a size"
+        found = np.full(self.num_new, -1, dtype=np.int64)
+        found[self.new_S] = self.old_S
+        return found
+
+    def within(
+        self, low: int, high: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """New ids of a range with their old ids and weights."""
+        first, last = np.searchsorted(self.new_S, [low, high])
+        part = slice(first, last)
+        return self.new_S[part], self.old_S[part], self.weight_S[part]
+
+    def dropped(self) -> NDArray[np.int64]:
+        """Old ids that no new id comes from."""
+        if self.num_old is None:
+            return np.zeros(0, dtype=np.int64)
+        is_used = np.zeros(self.num_old, dtype=bool)
+        is_used[self.old_S] = True
+        return (~is_used).nonzero()[0]
+
+
+def id_sources(
+    old: FeatureSchema, new: FeatureSchema, *, feature: str, names: Mapping[str, str]
+) -> IdSources | None:
+    """The old ids of a feature's ids; None where they mean other things, or the feature is new.
+
+    Args:
+        old: The schema before.
+        new: The schema now.
+        feature: Has ids of its own, in the new schema.
+        names: Old names by new ones.
+    """
+    if feature not in names or other_meaning(
+        old.feature_set, new.feature_set, name=feature, names=names
+    ):
+        return None
+    was = names[feature]
+    sizes = new.num_ids(feature), old.num_ids(was)
+    if isinstance(new.feature_set.feature(feature), Bucketized):
+        return _of_ranges(old.boundaries[was], new.boundaries[feature])
+    encoding = resolved_encoding(new.feature_set, new.feature_set.feature(feature))
+    if isinstance(encoding, VocabEncoding):
+        return _of_values(old, new, feature=feature, was=was)
+    if sizes[0] is None or sizes[1] is None:
+        nothing = np.zeros(0, dtype=np.int64)
+        return IdSources(nothing, nothing, nothing.astype(np.float32), *sizes)
+    if isinstance(encoding, HashEncoding):
+        assert sizes[0] == sizes[1], "another size is another meaning"
+    every_id = np.arange(min(sizes[0], sizes[1]))
+    return IdSources(every_id, every_id, np.ones(len(every_id), dtype=np.float32), *sizes)
+
+
+def _of_values(old: FeatureSchema, new: FeatureSchema, *, feature: str, was: str) -> IdSources:
+    known, now = old.vocabulary_of(was), new.vocabulary_of(feature)
+    before = pl.DataFrame({"value": known.values, "count": known.counts}).with_row_index("old", 1)
+    after = pl.DataFrame({"value": now.values.cast(known.values.dtype)}).with_row_index("new", 1)
+    both = after.join(before, on="value", how="inner").sort("new")
+    # The id 0 is everything unknown, before and after; what it was counted is not known.
+    new_S = np.concatenate([[0], both["new"].to_numpy()]).astype(np.int64)
+    old_S = np.concatenate([[0], both["old"].to_numpy()]).astype(np.int64)
+    counts_S = np.concatenate([[1], both["count"].to_numpy()]).astype(np.float32)
+    return IdSources(
+        new_S, old_S, np.maximum(counts_S, 1), len(now.values) + 1, len(known.values) + 1
+    )
+
+
+def _of_ranges(old: tuple[float, ...], new: tuple[float, ...]) -> IdSources:
+    """Ranges by what they cover of the old ones; the open ends are cut where both are."""
+    low, high = min(*old, *new), max(*old, *new)
+    entries = []
+    for number, (start, end) in enumerate(pairwise([low, *new, high])):
+        overlaps = [
+            min(end, last) - max(start, first) for first, last in pairwise([low, *old, high])
+        ]
+        if max(overlaps) <= 0:  # beyond all old boundaries: the open range there
+            entries.append((number, 0 if number == 0 else len(old), 1.0))
+        entries += [(number, place, size) for place, size in enumerate(overlaps) if size > 0]
+    new_S, old_S, weight_S = (np.array(column) for column in zip(*entries, strict=True))
+    return IdSources(
+        new_S.astype(np.int64),
+        old_S.astype(np.int64),
+        weight_S.astype(np.float32),
+        len(new) + 1,
+        len(old) + 1,
+    )

@@ -1,0 +1,156 @@
+"""What a migration did, as JSON and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import polars as pl
+from rich.table import Table
+
+from features.diff_report import difference_json
+from recsys.migration.filling import TableReport
+from recsys.migration.migration import Migration
+
+_SHOWN = 5
+
+
+def as_json(migration: Migration, reports: Mapping[str, TableReport]) -> dict[str, Any]:
+    """All numbers, and the names of all tensors of the layers."""
+    dropped = dropped_values(migration)
+    return {
+        "from": str(migration.checkpoint),
+        "schema": {
+            "before": migration.edit.old.fingerprint(),
+            "now": migration.edit.new.fingerprint(),
+        },
+        "reset": [why for _, why in migration.lost()],
+        "renamed": _renamed(migration),
+        "changes": difference_json(migration.difference, needs_data={})["changes"],
+        "tables": {
+            plan.scheme.table.name: {
+                "scheme": plan.scheme.table.spec.scheme,
+                "way": plan.way,
+                **_counts(reports[plan.scheme.table.name]),
+            }
+            for plan in migration.tables
+        },
+        "dropped_tables": dropped_tables(migration),
+        "dropped_values": {name: len(values) for name, values in dropped.items()},
+        "layers": layers(migration),
+    }
+
+
+def tables_to_print(migration: Migration, reports: Mapping[str, TableReport]) -> Table:
+    """A line per table."""
+    shown = Table(title="Rows", title_justify="left")
+    for column in ("table", "rows are", "optimiser's state"):
+        shown.add_column(column, overflow="fold")
+    for column in ("rows", "kept", "merged", "new"):
+        shown.add_column(column, justify="right")
+    for plan in migration.tables:
+        report = reports[plan.scheme.table.name]
+        counts = report.counts
+        shown.add_row(
+            plan.scheme.table.name,
+            _WAYS[plan.way],
+            ", ".join(report.state) or "new",
+            *(f"{n:,}" for n in (report.rows, counts.kept, counts.merged, counts.initialised)),
+        )
+    return shown
+
+
+_WAYS = {
+    "same rows": "as they were",
+    "by id": "with their ids",
+    "whole": "as they were",
+    "unpacked": "unpacked by id",
+    "new": "new",
+}
+
+
+def words(migration: Migration, reports: Mapping[str, TableReport]) -> Iterator[str]:
+    """What else there is to say."""
+    for now, was in _renamed(migration).items():
+        yield f"{now}: was {was}"
+    for name, report in reports.items():
+        if report.loss is not None:
+            yield (
+                f"{name}: {report.counts.merged:,} rows are means of several, which moves the "
+                f"vectors of ids by {report.loss:.2%} of their mean square"
+            )
+    for _, why in migration.lost():
+        yield f"reset: {why}"
+    for name, values in dropped_values(migration).items():
+        first = ", ".join(repr(value) for value in values["value"].head(_SHOWN).to_list())
+        more = ", ..." if len(values) > _SHOWN else ""
+        yield f"{name}: {len(values):,} values left the vocabulary: {first}{more}"
+    if dropped := dropped_tables(migration):
+        yield f"tables that are gone: {', '.join(dropped)}"
+    found = layers(migration)
+    yield "layers: " + ", ".join(f"{len(names)} tensors {fate}" for fate, names in found.items())
+    for fate in ("edited", "new", "reset", "dropped"):
+        if found[fate]:
+            yield f"  {fate}: {', '.join(found[fate])}"
+
+
+def layers(migration: Migration) -> dict[str, list[str]]:
+    """Names of the tensors beside the tables, by what became of them."""
+    plan = migration.layers
+    stuck = set(plan.stuck)
+    return {
+        "kept": [m.name for m in plan.moves if m.is_whole],
+        "edited": [m.name for m in plan.moves if m.was is not None and not m.is_whole],
+        "new": [m.name for m in plan.moves if m.was is None and m.name not in stuck],
+        "reset": list(plan.stuck),
+        "dropped": list(plan.dropped),
+    }
+
+
+def dropped_values(migration: Migration) -> dict[str, pl.DataFrame]:
+    """Values, with their counts, that left vocabularies, by feature that was there before.
+
+    All those of a feature that is gone, or whose ids mean other things now.
+    """
+    edit = migration.edit
+    found: dict[str, pl.DataFrame] = {}
+    for was, vocabulary in edit.old.vocabularies.items():
+        now = next((name for name, old in edit.names.features.items() if old == was), None)
+        known = pl.DataFrame({"value": vocabulary.values, "count": vocabulary.counts})
+        if now is not None and now in edit.new.vocabularies:
+            kept = edit.new.vocabularies[now].values
+            if kept.dtype == vocabulary.values.dtype:
+                known = known.filter(~pl.col("value").is_in(kept.implode()))
+        elif now is not None:
+            continue  # it is like another feature, or needs no list any more
+        if len(known):
+            found[was] = known
+    return found
+
+
+def dropped_tables(migration: Migration) -> list[str]:
+    """Old logical tables from which no row was taken."""
+    used = {
+        origin.scheme.table.name for plan in migration.tables for origin in plan.origins.values()
+    }
+    now = {plan.scheme.table.name for plan in migration.tables}
+    return [
+        name for name in migration.edit.old_embedder.schemes if name not in used and name not in now
+    ]
+
+
+def _renamed(migration: Migration) -> dict[str, str]:
+    names = migration.edit.names
+    both = {**names.tables, **names.features}
+    return {now: was for now, was in both.items() if now != was}
+
+
+def _counts(report: TableReport) -> dict[str, Any]:
+    return {
+        "rows": report.rows,
+        "kept": report.counts.kept,
+        "merged": report.counts.merged,
+        "initialised": report.counts.initialised,
+        "optimiser_state": list(report.state),
+        "loss": report.loss,
+    }

@@ -1,0 +1,86 @@
+"""`refresh`: new values get rows, values that were not seen for long leave."""
+
+from datetime import timedelta
+
+import polars as pl
+import pytest
+import torch
+from commands import recsys_command
+from migration.made import write_made
+
+from features.fit import fit_schema
+from features.load import load_feature_set, parse_feature_set
+from features.sources import scan_events
+from features.split import assign_split
+from recsys.checkpoint import MODEL, read_schema, read_tensors
+
+TEXT = """
+sources: {events: events.parquet}
+entity: {time: {column: at, unit: s}}
+label: {name: click}
+split: {kind: random, fractions: [1.0, 0.0, 0.0]}
+features:
+  - {name: item, kind: categorical, dim: 8}
+  - {name: price, kind: dense, standardize: true}
+"""
+DAY = int(timedelta(days=1).total_seconds())
+
+
+def write_log(directory, items, *, start):
+    directory.mkdir()
+    count = len(items)
+    pl.DataFrame(
+        {
+            "at": [start + DAY * number for number in range(count)],
+            "item": items,
+            "price": [float(number) for number in range(count)],
+            "click": [number % 2 for number in range(count)],
+        }
+    ).write_parquet(directory / "events.parquet")
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_log(tmp_path / "before", list("aabbccdd"), start=0)
+    write_log(tmp_path / "now", list("aadeeffaaf"), start=20 * DAY)
+    feature_set = parse_feature_set(TEXT, name="features.yaml")
+    events = scan_events(feature_set, tmp_path / "before")
+    made = fit_schema(feature_set, assign_split(feature_set, events))
+    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    return tmp_path, write_made(checkpoint, made)
+
+
+def refreshed(directory, *more):
+    arguments = ["refresh", directory / "run", "--data", directory / "now"]
+    return recsys_command(*arguments, "--out", directory / "new", *more)
+
+
+@pytest.mark.parametrize("expire", [None, "5d"])
+def test_values_come_and_go(run, capsys, expire):
+    directory, old = run
+    assert refreshed(directory, *(["--expire", expire] if expire else [])) == 0
+    printed = capsys.readouterr().out
+    checkpoint = directory / "new" / "checkpoints" / "last.ckpt"
+    found = read_schema(checkpoint)
+    values = found.vocabularies["item"].values.to_list()
+    # The last five days of the new log have e, f and a.
+    assert values[: 1 if expire else 4] == (["a"] if expire else ["a", "b", "c", "d"])
+    assert sorted(values) == sorted("aef" if expire else "abcdef")
+    [rows] = [t for n, t in read_tensors(checkpoint, MODEL).items() if n.endswith("item.weight")]
+    [before] = [t for n, t in old.items() if n.startswith(MODEL) and n.endswith("item.weight")]
+    assert torch.equal(rows[: 2 if expire else 5], before[: 2 if expire else 5])
+    assert found.moments["price"].mean == 3.5
+    assert load_feature_set(directory / "new" / "features.yaml") == found.feature_set
+    if expire:
+        assert "item: 3 values left the vocabulary: 'b', 'c', 'd'" in printed
+        dropped = pl.read_parquet(directory / "new" / "dropped.parquet")
+        assert dropped["value"].to_list() == ["b", "c", "d"]
+
+
+def test_mistakes_leave_nothing(run, capsys):
+    directory, _ = run
+    assert refreshed(directory, "--expire", "5 weeks") == 2
+    assert "--expire" in capsys.readouterr().err
+    assert refreshed(directory, "--expire", "900d") == 2
+    assert not list(directory.glob("new*"))
