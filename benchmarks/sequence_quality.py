@@ -13,6 +13,7 @@ PUBLISHED = {
     "ml1m_sasrec_bce": ".126 - .134",
     "ml1m_gsasrec": ".1726",
     "ml1m_sasrec": ".1821",
+    "ml1m_sasrec_timed": ".1821",
     "ml1m_esasrec": ".1772",
     "ml1m_hstu": ".1880",
     "beauty_sasrec": ".0531",

@@ -32,7 +32,7 @@ def has_other_source(old: ColumnFeature, new: ColumnFeature) -> bool:
     if old.expr is not None or new.expr is not None:
         return old.expr != new.expr
     is_renamed = old.name != new.name
-    follows = is_renamed and new.column is None
+    follows = is_renamed and new.source_column == new.name
     return old.source_column != new.source_column and not follows
 
 
