@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,7 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from features.errors import CheckpointMismatchError
+from features.errors import CheckpointMismatchError, RunConfigError
 from features.schema import FeatureSchema
 from features.storage import load_schema, save_schema
 
@@ -104,6 +104,31 @@ def write_checkpoint(
         (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
         _replace(partial, directory)
     _barrier()
+
+
+def find_checkpoint(
+    run: Path, *, which: Literal["best", "last"] | None = None, where: str = "RUN"
+) -> Path:
+    """A checkpoint of a run, or the checkpoint itself.
+
+    Args:
+        run: Folder of a run, or of a checkpoint.
+        which: Of a run. None: the best one, or else the last.
+        where: What messages call the folder.
+
+    Raises:
+        RunConfigError: there is none.
+    """
+    names = [which] if which else ["best", "last"]
+    candidates = [run / "checkpoints" / f"{name}.ckpt" for name in names]
+    for candidate in [*candidates, *([] if which else [run])]:
+        if (candidate / "manifest.json").is_file():
+            return candidate
+    raise RunConfigError(
+        f"{where}: has no checkpoint, got {run}; allowed the folder of a run with "
+        f"checkpoints/{names[0]}.ckpt, or of a checkpoint; train first with "
+        f"`python train.py fit -c ...`"
+    )
 
 
 def read_manifest(directory: Path) -> Manifest:

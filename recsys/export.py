@@ -19,14 +19,14 @@ from torch.export import Dim
 from features.errors import RecsysError, RunConfigError
 from features.storage import save_schema
 from recsys.bundle import CARD, MODEL, SCHEMA, SEARCH, TABLES, BundleManifest, write_manifest
-from recsys.checkpoint import Manifest, read_manifest
+from recsys.checkpoint import Manifest, find_checkpoint, read_manifest
 from recsys.nn.catalogue import catalogue_scores
 from recsys.nn.searching_ranker import SearchingRanker
 from recsys.nn.tokens import is_last
 from recsys.protocols import SequenceEncoder
 from recsys.tables.packing import packed
 from recsys.tables.schemes import build_scheme
-from recsys.trained import load_task, resolve_checkpoint
+from recsys.trained import load_task
 from recsys.training.ranking import RankingTask
 from recsys.training.sequence import SequenceTask
 from recsys.training.task import Task
@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
     options = parser.parse_args(arguments)
     try:
-        export(resolve_checkpoint(options.run), options.out)
+        export(find_checkpoint(options.run), options.out)
     except RecsysError as error:
         print(error, file=sys.stderr)
         return 2

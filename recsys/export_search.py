@@ -19,13 +19,13 @@ import torch
 
 from features.errors import FeatureConfigError, RecsysError, RunConfigError
 from features.sizes import format_bytes
-from recsys.checkpoint import read_manifest
+from recsys.checkpoint import find_checkpoint, read_manifest
 from recsys.history_index import DType, HistoryIndex, Vectors
 from recsys.nn.cutting import num_events, to_own_histories
 from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns
 from recsys.search.run_data import data_of_run
-from recsys.trained import load_task, resolve_checkpoint
+from recsys.trained import load_task
 from recsys.training.ranking import RankingTask
 from recsys.training.task import Task
 from recsys.types import Batch
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        said = export_search(resolve_checkpoint(options.run), options.out, dtype=options.dtype)
+        said = export_search(find_checkpoint(options.run), options.out, dtype=options.dtype)
     except RecsysError as error:
         print(error, file=sys.stderr)
         return 2

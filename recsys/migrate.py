@@ -18,11 +18,11 @@ from features.diff_report import difference_tables
 from features.errors import RecsysError
 from features.load import load_feature_set
 from features.plans import plan_files, with_plans
-from recsys.checkpoint import read_manifest, read_schema
+from recsys.checkpoint import find_checkpoint, read_manifest, read_schema
 from recsys.migration.filling import TableReport
 from recsys.migration.migration import LAYERS, Migration
 from recsys.migration.report import tables_to_print, words
-from recsys.migration.run import check_out, find_checkpoint, fitted_to, migrated, write_run
+from recsys.migration.run import check_out, fitted_to, migrated, write_run
 
 
 def migrate(

@@ -18,11 +18,11 @@ from features.load import load_feature_set
 from features.plans import plan_files
 from features.sources import scan_events
 from features.spec import FeatureSet
-from recsys.checkpoint import read_manifest, read_schema
+from recsys.checkpoint import find_checkpoint, read_manifest, read_schema
 from recsys.migrate import add_arguments, show
 from recsys.migration.filling import TableReport
 from recsys.migration.migration import Migration
-from recsys.migration.run import check_out, find_checkpoint, fitted_to, migrated, write_run
+from recsys.migration.run import check_out, fitted_to, migrated, write_run
 
 _FILE = "features.yaml"
 

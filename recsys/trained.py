@@ -13,28 +13,13 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 import models  # noqa: F401  so that a configuration can name them, as the tasks below
-from features.errors import CheckpointMismatchError, RunConfigError
+from features.errors import CheckpointMismatchError
 from recsys.checkpoint import MODEL, Manifest, read_schema, read_tensors
 from recsys.tables.config import TablesConfig
 from recsys.training.parser_errors import in_short
 from recsys.training.ranking import RankingTask  # noqa: F401
 from recsys.training.sequence import SequenceTask  # noqa: F401
 from recsys.training.task import Task
-
-
-def resolve_checkpoint(run: Path) -> Path:
-    """A run's best checkpoint, or the checkpoint itself.
-
-    Raises:
-        RunConfigError: there is none.
-    """
-    for candidate in (run / "checkpoints" / "best.ckpt", run):
-        if (candidate / "manifest.json").is_file():
-            return candidate
-    raise RunConfigError(
-        f"RUN: has no checkpoint, got {run}; allowed the folder of a run with "
-        f"checkpoints/best.ckpt, or of a checkpoint; train first with `python train.py fit -c ...`"
-    )
 
 
 def load_task(checkpoint: Path, manifest: Manifest) -> Task:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -20,32 +20,8 @@ from recsys.migration.filling import TableReport
 from recsys.migration.migration import LAYERS, Migration, plan_migration
 from recsys.migration.report import as_json, dropped_values
 
-Which = Literal["best", "last"]
-
 REPORT = "migration.json"
 DROPPED = "dropped.parquet"
-
-
-def find_checkpoint(run: Path, *, which: Which | None) -> Path:
-    """A checkpoint of a run, or the checkpoint itself.
-
-    Args:
-        run: Folder of a run, or of a checkpoint.
-        which: Of a run. None: the best one, or else the last.
-
-    Raises:
-        RunConfigError: there is none.
-    """
-    names = [which] if which else ["best", "last"]
-    candidates = [run / "checkpoints" / f"{name}.ckpt" for name in names]
-    for candidate in [*candidates, *([] if which else [run])]:
-        if (candidate / "manifest.json").is_file():
-            return candidate
-    raise RunConfigError(
-        f"RUN: has no checkpoint, got {run}; allowed the folder of a run with "
-        f"checkpoints/{names[0]}.ckpt, or that of a checkpoint; train first with "
-        f"`python train.py fit -c ...`"
-    )
 
 
 def fitted_to(feature_set: FeatureSet, data: Path | None) -> FeatureSchema | None:

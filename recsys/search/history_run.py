@@ -9,10 +9,10 @@ from typing import Self
 
 from features.errors import RunConfigError, did_you_mean
 from models.history_ranker import HistoryRanker
-from recsys.checkpoint import Manifest, read_manifest
+from recsys.checkpoint import Manifest, find_checkpoint, read_manifest
 from recsys.data.module import RecsysData
 from recsys.search.run_data import data_of_run
-from recsys.trained import load_task, resolve_checkpoint
+from recsys.trained import load_task
 from recsys.training.ranking import RankingTask
 
 
@@ -45,7 +45,7 @@ class HistoryRun:
         Raises:
             RecsysError: it is no run of a ranker that reads histories, or its data is gone.
         """
-        checkpoint = resolve_checkpoint(run)
+        checkpoint = find_checkpoint(run)
         manifest = read_manifest(checkpoint)
         task = load_task(checkpoint, manifest)
         if not isinstance(task, RankingTask) or not isinstance(task.ranker, HistoryRanker):

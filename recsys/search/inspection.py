@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import RecsysError
-from recsys.checkpoint import read_manifest
+from recsys.checkpoint import find_checkpoint, read_manifest
 from recsys.search.gradients import gradient_moments
 from recsys.search.sample import validation_sample
 from recsys.tables.diagnosis import TableDiagnosis, diagnose
-from recsys.trained import load_task, resolve_checkpoint
+from recsys.trained import load_task
 from recsys.training.ranking import RankingTask
 
 _EXAMPLES = 20_000
@@ -40,7 +40,7 @@ def inspect_tables(run: Path) -> Inspection:
     Raises:
         RecsysError: it is no run, or its checkpoint cannot be loaded.
     """
-    checkpoint = resolve_checkpoint(run)
+    checkpoint = find_checkpoint(run)
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
     if not isinstance(task, RankingTask) or task.ranker.reads_histories:

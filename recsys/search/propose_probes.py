@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from features.errors import DataError, RecsysError, RunConfigError
-from recsys.checkpoint import read_manifest
+from recsys.checkpoint import find_checkpoint, read_manifest
 from recsys.search.feature_line import feature_line
 from recsys.search.probes import Candidate, propose
 from recsys.search.salience import salience
 from recsys.search.sample import validation_sample
 from recsys.tables.schemes.unified import UnifiedScheme
-from recsys.trained import load_task, resolve_checkpoint
+from recsys.trained import load_task
 from recsys.training.ranking import RankingTask
 from recsys.types import FieldLayout
 
@@ -66,7 +66,7 @@ def propose_probes(run: Path, *, max_dim: int | None) -> Proposal:
     Raises:
         RecsysError: it is no run of a ranker with a unified table, or its data is gone.
     """
-    checkpoint = resolve_checkpoint(run)
+    checkpoint = find_checkpoint(run)
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
     if not isinstance(task, RankingTask):

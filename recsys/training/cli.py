@@ -18,10 +18,10 @@ from rich.console import Console
 
 from features.errors import RecsysError
 from features.plans import plan_files
-from recsys.checkpoint import read_manifest
+from recsys.checkpoint import find_checkpoint, read_manifest
 from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
-from recsys.training.continuing import continued_checkpoint, continued_schema
+from recsys.training.continuing import continued_schema
 from recsys.training.experiment_file import check_experiment_file, experiment_files
 from recsys.training.parser_errors import in_short
 from recsys.training.run import (
@@ -94,7 +94,7 @@ class RecsysCLI(LightningCLI):
         self.datamodule.task = self.model.reads
         continued = None
         if self.run.continue_from is not None:
-            continued = continued_checkpoint(self.run.continue_from)
+            continued = find_checkpoint(Path(self.run.continue_from), where="run.continue_from")
             self.datamodule.given_schema = continued_schema(
                 continued, self.datamodule.feature_set, file=self.datamodule.features_file
             )

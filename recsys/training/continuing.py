@@ -8,31 +8,11 @@ from pathlib import Path
 
 import torch
 
-from features.errors import RunConfigError, SchemaMismatchError
+from features.errors import SchemaMismatchError
 from features.schema import FeatureSchema
 from features.spec import FeatureSet
 from recsys.checkpoint import read_schema
 from recsys.training.task import OptimizerFactory
-
-
-def continued_checkpoint(wanted: str) -> Path:
-    """The checkpoint that a run is to continue: of a run the best one, or else the last.
-
-    Args:
-        wanted: Folder of a run, or of a checkpoint.
-
-    Raises:
-        RunConfigError: there is none.
-    """
-    run = Path(wanted)
-    checkpoints = run / "checkpoints"
-    for candidate in (checkpoints / "best.ckpt", checkpoints / "last.ckpt", run):
-        if (candidate / "manifest.json").is_file():
-            return candidate
-    raise RunConfigError(
-        f"run.continue_from: has no checkpoint, got {wanted!r}; allowed the folder of a run, or of "
-        f"a checkpoint"
-    )
 
 
 def continued_schema(checkpoint: Path, feature_set: FeatureSet, *, file: Path) -> FeatureSchema:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from commands import experiment, recsys_command, train_command
 
-from recsys.checkpoint import read_manifest
+from recsys.checkpoint import find_checkpoint, read_manifest
 from recsys.data.simulate import SimulatorConfig, simulate
 from recsys.search.propose_probes import propose_probes
 from recsys.search.sample import validation_sample
-from recsys.trained import load_task, resolve_checkpoint
+from recsys.trained import load_task
 
 # The device decides the label; items are drawn without regard to it.
 RANKING = """
@@ -87,7 +87,7 @@ def test_the_tables_of_a_ranker(trained, capsys):
     [rows] = shared["physical"]
     # 50 items, 3 devices, both with an id for what is unknown, and 4 prices
     assert (rows["rows"], rows["dim"], rows["load_factor"]) == (60, 4, (51 + 4 + 4) / 60)
-    task = load_task(resolve_checkpoint(run_of(trained, "DCNv2")), read_manifest_of(trained))
+    task = load_task(find_checkpoint(run_of(trained, "DCNv2")), read_manifest_of(trained))
     norms = task.embedder.replicated.weights["shared"].detach().norm(dim=1)
     assert rows["norms"][0] == pytest.approx(norms.min().item())
     assert rows["norms"][5] == pytest.approx(norms.max().item())
@@ -104,7 +104,7 @@ def test_the_tables_of_a_ranker(trained, capsys):
 
 
 def read_manifest_of(trained, name="DCNv2"):
-    return read_manifest(resolve_checkpoint(run_of(trained, name)))
+    return read_manifest(find_checkpoint(run_of(trained, name)))
 
 
 def test_tables_and_words_for_people(trained, capsys):
@@ -124,11 +124,11 @@ def test_a_sequence_run_has_tables_but_no_angles(trained, capsys):
 
 
 def test_without_its_data_a_run_has_no_angles_and_no_proposal(trained, tmp_path, capsys):
-    manifest = json.loads((resolve_checkpoint(run_of(trained, "FM")) / "manifest.json").read_text())
+    manifest = json.loads((find_checkpoint(run_of(trained, "FM")) / "manifest.json").read_text())
     manifest["config"]["data"]["data_dir"] = str(tmp_path / "gone")
     run = tmp_path / "run"
     shutil.copytree(run_of(trained, "FM"), run, symlinks=False)
-    (resolve_checkpoint(run) / "manifest.json").write_text(json.dumps(manifest))
+    (find_checkpoint(run) / "manifest.json").write_text(json.dumps(manifest))
     content, tables = inspected(capsys, run)
     assert content["no_angles"].startswith(
         "angles between readers need the run's data: sources.events: no such file, got "
@@ -206,7 +206,7 @@ def test_other_runs_have_no_proposal(trained, capsys):
 
 
 def test_a_sample_is_spread_over_the_rows(trained):
-    checkpoint = resolve_checkpoint(run_of(trained, "FM"))
+    checkpoint = find_checkpoint(run_of(trained, "FM"))
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
     whole = validation_sample(task, checkpoint, manifest, max_examples=10_000)
