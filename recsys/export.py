@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -189,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--unchecked", action="store_true", help="do not compare with the model on the run's data"
     )
     options = parser.parse_args(arguments)
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a warning about its own internals
     kinds: tuple[Kind, ...] = ("onnx",) * options.onnx + ("aoti",) * options.aoti
     settings = Settings(
         table_dtype=options.table_dtype,
