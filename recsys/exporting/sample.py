@@ -42,12 +42,8 @@ def sample_of_run(checkpoint: Path, manifest: Manifest) -> Sample:
         data = data_of_run(checkpoint, manifest)
         split = next((name for name in ("val", "test") if data.has_split(name)), None)
     except RecsysError as error:
-        raise type(error)(
-            [
-                *error.mistakes,
-                f"RUN: its data is needed to compare the bundle: bring it back, {_UNCHECKED}",
-            ]
-        ) from (error)
+        needed = f"RUN: its data is needed to compare the bundle: bring it back, {_UNCHECKED}"
+        raise type(error)([*error.mistakes, needed]) from error
     if split is None:
         raise DataError(
             f"{data.data_dir}: has no row to compare the bundle on, got no validation and no test "
