@@ -109,6 +109,15 @@ def test_scores_in_8_bits_are_near(trained, in_int8, tmp_path):
     assert 0 < (whole - few).abs().max() < 0.01
 
 
+def test_the_summary_of_scores_has_the_histogram_of_validation(trained, tmp_path):
+    score(trained, "FM", trained / "data", tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    manifest, _ = read_bundle(trained / "bundles" / "FM")
+    fine = manifest.score_histogram["click"]["counts"]
+    expected = [sum(fine[:3]), *fine[3:17], sum(fine[17:])]
+    assert summary["scores"]["click"]["histogram_in_training"] == expected
+
+
 def test_few_bits_that_cost_too_much_are_refused(refused):
     says = r"--table-dtype int4: auc/click gets worse by too much, got 0\.\d+ before .* allowed -1"
     refused("--table-dtype", "int4", "--max-drop", -1, says=says)
