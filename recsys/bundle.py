@@ -1,10 +1,11 @@
 """What an exported bundle is: a directory that scores raw Parquet without the training code.
 
-manifest.json          task, labels, fingerprints, versions, a hash of every file
+manifest.json          task, labels, fingerprints, versions, what was measured, a hash of every file
 schema/                the fitted feature schema
 tables.safetensors     rows of all tables and parameters of their schemes
 model.pt2              everything after the tables, as a torch.export program
 search.pt2             of rankers that search histories: what finds the events that model.pt2 reads
+model.onnx, search.onnx, model.aoti.pt2, search.aoti.pt2   the same programs, where asked for
 card.md                the same for people
 """
 
@@ -12,18 +13,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors import SafetensorError, safe_open
 
 from features.errors import SchemaMismatchError
 from features.schema import FeatureSchema
 from features.storage import load_schema
 
-FORMAT = 1
-_LATER = {"training"}  # absent before there was any
+if TYPE_CHECKING:  # which needs torch
+    from recsys.tables.few_bits import TableDType
+
+FORMAT = 2
+_READ_FORMATS = (1, FORMAT)  # 1: all tables have 32 bits, and what came later is not there
+_LATER = {
+    "training",
+    "model_fingerprint",
+    "table_dtype",
+    "source_run",
+    "parity",
+    "score_histogram",
+}
 _MEND = "export again"
+MODEL_KEY, DTYPE_KEY = "model_fingerprint", "table_dtype"  # what tables.safetensors says of itself
 MANIFEST, SCHEMA, TABLES, MODEL, SEARCH, CARD = (
     "manifest.json",
     "schema",
@@ -53,6 +68,14 @@ class BundleManifest:
         training: What scores are compared with: `unseen`, the share of values without an id of
             their own by feature, and `histograms`, counts by label as those of
             `recsys.scoring.counts`. None: nothing is known of it, as of bundles of older versions.
+        model_fingerprint: Of all trained numbers: the same for every bundle of a checkpoint, and
+            part of `tables.safetensors`. None: a bundle of format 1.
+        table_dtype: Of tables that are stored row for row.
+        source_run: Name of the run.
+        parity: How it compares with the model it was made of: see `recsys.exporting.parity`. None:
+            it was not compared.
+        score_histogram: Of the compared rows, by label: `edges` of rising probability, and
+            `counts` below the first, between each two, and from the last on. None: not known.
         files: SHA-256 of every other file.
         format: Version of this layout.
     """
@@ -68,13 +91,19 @@ class BundleManifest:
     max_length: int | None = None
     item_output: Literal["tied", "separate"] = "tied"
     training: Mapping[str, Any] | None = None
+    model_fingerprint: str | None = None
+    table_dtype: TableDType = "fp32"
+    source_run: str | None = None
+    parity: Mapping[str, Any] | None = None
+    score_histogram: Mapping[str, Mapping[str, Sequence[float]]] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
 
 def write_manifest(bundle: Path, manifest: BundleManifest) -> None:
-    """Hash every file of a bundle and write its manifest."""
-    content: dict[str, Any] = {**asdict(manifest), "files": hashes(bundle)}
+    """Hash every other file of a bundle and write its manifest."""
+    files = {name: digest for name, digest in hashes(bundle).items() if name != MANIFEST}
+    content: dict[str, Any] = {**asdict(manifest), "files": files}
     (bundle / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -91,10 +120,11 @@ def read_bundle(bundle: Path) -> tuple[BundleManifest, FeatureSchema]:
             f"`python -m recsys export RUN --out BUNDLE`"
         )
     content = read_json(file)
-    if content.get("format") != FORMAT:
+    if content.get("format") not in _READ_FORMATS:
         raise SchemaMismatchError(
-            f"{file}: unknown format, got {content.get('format')}; allowed {FORMAT}; read it with "
-            f"the version that wrote it: {content.get('versions')}"
+            f"{file}: unknown format, got {content.get('format')}; allowed "
+            f"{', '.join(map(str, _READ_FORMATS))}; read it with the version that wrote it: "
+            f"{content.get('versions')}"
         )
     known = {f.name for f in fields(BundleManifest)}
     if not known - _LATER <= content.keys() <= known:
@@ -154,4 +184,18 @@ def sha256(file: Path) -> str:
 def _found(file: Path, digest: str) -> str | None:
     if not file.is_file():
         return "none"
-    return None if sha256(file) == digest else "other bytes"
+    if sha256(file) == digest:
+        return None
+    return _whose_tables(file) if file.name == TABLES else "other bytes"
+
+
+def _whose_tables(file: Path) -> str:
+    """What tables that are not those of the bundle say of themselves."""
+    try:
+        with safe_open(file, framework="numpy") as tables:
+            said = tables.metadata() or {}
+    except SafetensorError:
+        said = {}
+    if MODEL_KEY not in said:
+        return "other bytes"
+    return f"{said.get(DTYPE_KEY)} tables of a bundle of model {said[MODEL_KEY][:12]}"

@@ -3,284 +3,167 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import get_args
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.export import Dim
+from rich.console import Console
+from rich.table import Table
 
 from features.errors import RecsysError, RunConfigError
-from features.storage import save_schema
-from recsys.bundle import CARD, MODEL, SCHEMA, SEARCH, TABLES, BundleManifest, write_manifest
-from recsys.checkpoint import Manifest, find_checkpoint, read_manifest
-from recsys.nn.catalogue import catalogue_scores
-from recsys.nn.searching_ranker import SearchingRanker
-from recsys.nn.tokens import is_last
-from recsys.protocols import SequenceEncoder
-from recsys.tables.packing import packed
-from recsys.tables.schemes import build_scheme
+from features.sizes import format_bytes
+from recsys.bundle import CARD, SEARCH, TABLES, BundleManifest, write_manifest
+from recsys.checkpoint import find_checkpoint, read_manifest
+from recsys.exporting.card import render_card
+from recsys.exporting.files import Origin, write_files
+from recsys.exporting.parity import (
+    MAX_DROP,
+    Outputs,
+    Parity,
+    check_drop,
+    check_exact,
+    compare,
+    outputs_of_bundle,
+    outputs_of_task,
+)
+from recsys.exporting.portable import SUFFIXES, Kind, check_tools, write_program
+from recsys.exporting.sample import Sample, sample_of_run
+from recsys.scoring.scorer import Scorer
+from recsys.tables.few_bits import TableDType
 from recsys.trained import load_task
-from recsys.training.ranking import RankingTask
-from recsys.training.sequence import SequenceTask
 from recsys.training.task import Task
-from recsys.types import Embedded, History, Jagged
-
-_VERSIONED = ("recsys", "torch", "torchrec", "polars", "polars-hash")
 
 
-def export(checkpoint: Path, bundle: Path) -> None:
-    """Write a bundle; it appears under its name only when complete.
+@dataclass(frozen=True)
+class Settings:
+    """How to export.
+
+    Attributes:
+        table_dtype: Of tables that are stored row for row.
+        max_drop: By how much a metric may get worse by it. None: `MAX_DROP`.
+        programs: Other forms to write the programs in.
+        is_checked: Whether to compare the bundle with the model, on the run's data.
+    """
+
+    table_dtype: TableDType = "fp32"
+    max_drop: float | None = None
+    programs: tuple[Kind, ...] = ()
+    is_checked: bool = True
+
+
+def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -> BundleManifest:
+    """Write a bundle; it appears under its name only when it is complete, and scores as the model.
 
     Args:
         checkpoint: Directory of a checkpoint.
         bundle: Directory to make.
+        settings: How.
 
     Raises:
-        RunConfigError: the bundle exists already.
-        CheckpointMismatchError: the checkpoint does not fit its own configuration.
+        RunConfigError: the bundle exists already, or a program has no other form.
+        CheckpointMismatchError: the checkpoint does not fit its own configuration, or the bundle
+            does not score as the model does.
+        RecsysError: the run's data is gone, or has changed.
     """
     if bundle.exists():
         raise RunConfigError(
             f"--out: exists already, got {bundle}; give another name, or remove it"
         )
+    check_tools(settings.programs)
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
+    sample = sample_of_run(checkpoint, manifest) if settings.is_checked else None
+    origin = Origin(checkpoint.parent.parent.name, manifest.step, manifest.metrics)
     partial = bundle.with_name(bundle.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        save_schema(task.schema, partial / SCHEMA)
-        save_file(embedder_tensors(task), partial / TABLES)
-        torch.export.save(_program(task), partial / MODEL)
-        if isinstance(task, RankingTask) and (searching := task.searching) is not None:
-            torch.export.save(_search_program(searching), partial / SEARCH)
-        described = _describe(task, manifest)
-        (partial / CARD).write_text(_card(described, task, checkpoint=checkpoint))
+        written = write_files(task, partial, origin=origin, table_dtype=settings.table_dtype)
+        described = written.manifest
+        if sample is not None:
+            parity = _checked(task, Scorer(partial), sample, settings)
+            described = replace(
+                described,
+                parity=parity.to_content(split=sample.split),
+                score_histogram=parity.histogram or None,
+            )
+        for kind in settings.programs:
+            _add_programs(partial, task, sample, kind=kind)
+        card = render_card(task, described, table_bytes=written.table_bytes)
+        (partial / CARD).write_text(card, encoding="utf-8")
         write_manifest(partial, described)
         partial.rename(bundle)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def embedder_tensors(task: Task) -> dict[str, Tensor]:
-    """What the embedder of the bundle is filled with."""
-    return packed(task.embedder)
-
-
-# ------------------------------------------------------------------------------- the program
-class RankingProgram(nn.Module):
-    """Fields, histories and dense features in, probabilities out.
-
-    Of a ranker that searches, it reads the events that search has kept, and their ages.
-    """
-
-    def __init__(self, task: RankingTask) -> None:
-        super().__init__()
-        self.ranker = task.ranker
-        self.names = list(task.layout.fields)
-        self.sequence_names = list(task.layout.sequences)
-        searching = task.searching
-        self.cut = [] if searching is None else [searching.columns.sequence]
-
-    def forward(
-        self,
-        fields: list[Tensor],
-        sequences: list[Tensor],
-        lengths: list[Tensor],
-        dense_BN: Tensor,
-        ages: list[Tensor],
-    ) -> Tensor:
-        """Give probabilities (B, T).
-
-        Args:
-            fields: Vectors (B, width), in the order of the layout.
-            sequences: Vectors (L, width) of all events, packed.
-            lengths: Events of each example, (B,), by sequence.
-            dense_BN: Dense and vector features.
-            ages: How many events ago each event was, (L,), of a history that was searched.
-        """
-        by_name = dict(zip(self.names, fields, strict=True))
-        jagged = [Jagged(v, n) for v, n in zip(sequences, lengths, strict=True)]
-        by_sequence = dict(zip(self.sequence_names, jagged, strict=True))
-        of_cut = dict(zip(self.cut, ages, strict=True))
-        return self.ranker(Embedded(by_name, by_sequence, dense_BN, of_cut)).sigmoid()
-
-
-class SearchProgram(nn.Module):
-    """What attention reads of targets and of their histories in, the events to keep out."""
-
-    def __init__(self, ranker: SearchingRanker) -> None:
-        super().__init__()
-        self.ranker = ranker
-        self.targets = ranker.columns.targets("attention")
-        self.events = ranker.columns.events("attention")
-
-    def forward(
-        self, targets: list[Tensor], events: list[Tensor], lengths_B: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give token_BK, is_event_BK and age_BK of `Events`.
-
-        Args:
-            targets: Vectors (B, width), by column of the history.
-            events: Vectors (L, width) of all events, packed, by column.
-            lengths_B: Events of each history.
-        """
-        kept = self.ranker.kept(
-            Embedded(
-                fields=dict(zip(self.targets, targets, strict=True)),
-                sequences={
-                    key: Jagged(vectors_LD, lengths_B)
-                    for key, vectors_LD in zip(self.events, events, strict=True)
-                },
-                dense_BN=targets[0][:, :0],
-            )
-        )
-        assert kept.age_BK is not None, "search knows the ages of what it keeps"
-        return kept.token_BK, kept.is_event_BK, kept.age_BK
-
-
-class SequenceProgram(nn.Module):
-    """Item vectors of histories in, scores of the catalogue out."""
-
-    def __init__(self, task: SequenceTask) -> None:
-        super().__init__()
-        self.encoder = task.encoder
-        self.side_keys = task.keys[1:]
-
-    def forward(
-        self,
-        items_LD: Tensor,
-        sides: list[Tensor],
-        times: list[Tensor],
-        lengths_B: Tensor,
-        is_last_L: Tensor,
-        items_VD: Tensor,
-    ) -> Tensor:
-        """Give scores (B, V) of what comes after each history.
-
-        Args:
-            items_LD: Vectors of the histories' items.
-            sides: Vectors (L, width) of the sequence's other columns.
-            times: Second of each event, and second its prediction is for; empty without times.
-            lengths_B: Events of each history.
-            is_last_L: Whether an event is the last of its history.
-            items_VD: What items are scored by.
-        """
-        encoder = cast(SequenceEncoder, self.encoder)
-        times_L, asked_at_L = times or (None, None)
-        by_key = dict(zip(self.side_keys, sides, strict=True))
-        history = History(items_LD, lengths_B, by_key, times_L, asked_at_L)
-        if encoder.objective == "cloze":
-            history = encoder.mask(history, is_last_L)
-        return catalogue_scores(encoder, encoder(history, lengths_B.cumsum(0) - 1), items_VD)
-
-
-def _program(task: Task) -> torch.export.ExportedProgram:
-    batch, tokens = Dim("batch", min=1), Dim("tokens", min=1)
-    if isinstance(task, RankingTask):
-        program = RankingProgram(task).eval()
-        layout = task.layout
-        fields = [torch.zeros(2, width) for width in layout.fields.values()]
-        sequences = [torch.zeros(5, width) for width in layout.sequences.values()]
-        lengths = [torch.tensor([2, 3]) for _ in sequences]
-        ages = [torch.ones(5, dtype=torch.int64) for _ in program.cut]
-        arguments: tuple[Any, ...] = (
-            fields,
-            sequences,
-            lengths,
-            torch.zeros(2, layout.num_dense),
-            ages,
-        )
-        of_examples, of_events = {0: batch}, {0: tokens}
-        shapes: Any = (
-            [of_examples for _ in fields],
-            [of_events for _ in sequences],
-            [of_examples for _ in lengths],
-            of_examples,
-            [of_events for _ in ages],
-        )
-        return torch.export.export(program, arguments, dynamic_shapes=shapes)
-    assert isinstance(task, SequenceTask)
-    lengths_B = torch.tensor([2, 3])
-    width, *side_widths = (task.embedder.widths[key] for key in task.keys)
-    sides = [torch.zeros(5, side_width) for side_width in side_widths]
-    # A tensor for each: one that were passed twice would be exported as a single input.
-    num_times = 0 if task.time_key is None else 2
-    times = [torch.zeros(5, dtype=torch.int64) for _ in range(num_times)]
-    items_VD = torch.zeros(task.num_items, width)
-    arguments = (torch.zeros(5, width), sides, times, lengths_B, is_last(lengths_B), items_VD)
-    along_tokens = {0: tokens}
-    shapes = (
-        along_tokens,
-        [along_tokens for _ in sides],
-        [along_tokens for _ in times],
-        {0: batch},
-        along_tokens,
-        {},
-    )
-    program = SequenceProgram(task).eval()
-    return torch.export.export(program, arguments, dynamic_shapes=shapes)
-
-
-def _search_program(ranker: SearchingRanker) -> torch.export.ExportedProgram:
-    widths = ranker.columns.widths("attention")
-    arguments = (
-        [torch.zeros(2, width) for width in widths],
-        [torch.zeros(5, width) for width in widths],
-        torch.tensor([2, 3]),
-    )
-    examples, events = {0: Dim("batch", min=1)}, {0: Dim("tokens", min=1)}
-    shapes = ([examples for _ in widths], [events for _ in widths], examples)
-    return torch.export.export(SearchProgram(ranker).eval(), arguments, dynamic_shapes=shapes)
-
-
-# ------------------------------------------------------------------------------ description
-def _describe(task: Task, manifest: Manifest) -> BundleManifest:
-    described = BundleManifest(
-        task=task.reads,
-        labels=task.layout.labels if isinstance(task, RankingTask) else (),
-        schema_fingerprint=manifest.schema_fingerprint,
-        step=manifest.step,
-        metrics=dict(manifest.metrics),
-        versions={name: version(name) for name in _VERSIONED},
-    )
-    if isinstance(task, SequenceTask):
-        objective = cast(SequenceEncoder, task.encoder).objective
-        described = replace(
-            described,
-            sequence=task.key,
-            objective=objective,
-            max_length=task.max_length,
-            item_output=task.item_output,
-        )
     return described
 
 
-def _card(manifest: BundleManifest, task: Task, *, checkpoint: Path) -> str:
-    """The card, in Markdown."""
-    model = task.ranker if isinstance(task, RankingTask) else task.encoder
-    of_schemes = [build_scheme(t, is_served=True) for t in task.logical_tables(task.schema)]
-    tables = [table for scheme in of_schemes for table in scheme.physical_tables]
-    rows = "\n".join(f"| {t.name} | {t.num_rows:,} | {t.dim} | {t.num_bytes:,} |" for t in tables)
-    metrics = "\n".join(f"| {k} | {v:.5f} |" for k, v in sorted(manifest.metrics.items()))
-    names = "\n".join(f"- {f.name} ({f.kind})" for f in task.schema.feature_set.features)
-    outputs = ", ".join(manifest.labels) or "items per user, best first"
-    return (
-        f"# {type(model).__name__}\n\n"
-        f"Gives: {outputs}. From run {checkpoint.parent.parent.name}, step {manifest.step}.\n\n"
-        f"    python -m recsys score BUNDLE DATA --out SCORES\n\n"
-        f"Schema fingerprint `{manifest.schema_fingerprint}`.\n\n"
-        f"## Features\n\n{names}\n\n"
-        f"## Tables\n\n| table | rows | width | bytes |\n|---|---|---|---|\n{rows}\n\n"
-        f"## Metrics logged with the checkpoint\n\n| metric | value |\n|---|---|\n{metrics}\n"
+def _checked(task: Task, scorer: Scorer, sample: Sample, settings: Settings) -> Parity:
+    """How the bundle compares with the model."""
+    parity = compare(
+        outputs_of_task(task), outputs_of_bundle(scorer), sample, labels=scorer.manifest.labels
     )
+    if settings.table_dtype == "fp32":
+        check_exact(parity, task=task, what="the bundle")
+    else:
+        check_drop(parity, dtype=settings.table_dtype, max_drop=settings.max_drop)
+    return parity
+
+
+def _add_programs(directory: Path, task: Task, sample: Sample | None, *, kind: Kind) -> None:
+    """Write the programs another way, and compare with the bundle as it is."""
+    scorer = Scorer(directory)
+    expected = outputs_of_bundle(Scorer(directory))
+    for file in sorted(directory.glob("*.pt2")):
+        name = file.name.partition(".")[0]
+        if file.name != f"{name}.pt2":  # another form
+            continue
+        other = write_program(
+            torch.export.load(file), directory / (name + SUFFIXES[kind]), kind=kind
+        )
+        if file.name == SEARCH:
+            assert scorer.search is not None, "its program is there"
+            scorer.search = replace(scorer.search, program=other)
+        else:
+            scorer.program = other
+    if sample is not None:
+        _check_program(task, expected, scorer, sample, kind=kind)
+
+
+def _check_program(
+    task: Task, expected: Outputs, scorer: Scorer, sample: Sample, *, kind: Kind
+) -> None:
+    """Refuse a form that scores otherwise; of tables in fewer bits, those of the bundle count."""
+    if scorer.manifest.table_dtype == "fp32":
+        expected = outputs_of_task(task)
+    parity = compare(expected, outputs_of_bundle(scorer), sample, labels=scorer.manifest.labels)
+    check_exact(parity, task=task, what=f"--{kind}")
+
+
+def _shown(bundle: Path, manifest: BundleManifest) -> Iterator[str | Table]:
+    """What to print."""
+    size = format_bytes((bundle / TABLES).stat().st_size)
+    yield f"exported {bundle}: tables in {manifest.table_dtype}, {size}"
+    parity = manifest.parity
+    if parity is None:
+        yield "warning: it was not compared with the model (--unchecked)"
+        return
+    yield (
+        f"compared on {parity['num_rows']:,} rows ({parity['split']}): scores are at most "
+        f"{parity['largest_difference']:.2g} apart"
+    )
+    if not parity["before"]:
+        yield "no metrics: no row of them has a label"
+        return
+    table = Table("metric", "model", "bundle")
+    for name, before in parity["before"].items():
+        table.add_row(name, f"{before:.5f}", f"{parity['after'][name]:.5f}")
+    yield table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -288,11 +171,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m recsys export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run or of a checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
+    parser.add_argument(
+        "--table-dtype",
+        choices=get_args(TableDType),
+        default="fp32",
+        help="bits of the tables' numbers",
+    )
+    limits = ", ".join(f"{limit:g} for {dtype}" for dtype, limit in MAX_DROP.items())
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="X",
+        help=f"most that AUC or NDCG may lose, and logloss gain, by --table-dtype; else {limits}",
+    )
+    parser.add_argument("--onnx", action="store_true", help="the programs for ONNX Runtime too")
+    parser.add_argument("--aoti", action="store_true", help="the programs compiled, by C++, too")
+    parser.add_argument(
+        "--unchecked", action="store_true", help="do not compare with the model on the run's data"
+    )
     options = parser.parse_args(arguments)
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a warning about its own internals
+    kinds: tuple[Kind, ...] = ("onnx",) * options.onnx + ("aoti",) * options.aoti
+    settings = Settings(
+        table_dtype=options.table_dtype,
+        max_drop=options.max_drop,
+        programs=kinds,
+        is_checked=not options.unchecked,
+    )
     try:
-        export(find_checkpoint(options.run), options.out)
+        manifest = export(find_checkpoint(options.run), options.out, settings=settings)
     except RecsysError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"exported {options.out}")
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for line in _shown(options.out, manifest):
+        console.print(line)
     return 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys.bundle import MODEL, SEARCH, TABLES, read_bundle
 from recsys.data.sequences import ItemSequence
@@ -25,6 +26,8 @@ from recsys.tables.packing import unpack_into
 from recsys.two_stages import embed_kept
 from recsys.types import Batch, Embedded
 
+Program = Callable[..., Any]
+
 
 class Scorer:
     """A loaded bundle.
@@ -36,6 +39,8 @@ class Scorer:
     Attributes:
         manifest: What it holds.
         schema: What it encodes raw data with.
+        program: Everything after the tables.
+        search: Finds the events that the program reads; None where it reads all.
 
     Raises:
         SchemaMismatchError: it is no whole bundle.
@@ -52,10 +57,10 @@ class Scorer:
                 tables = with_output(tables, of=self._items.keys[0])
         self._embedder = Embedder(tables, config=config, is_served=True).eval()
         unpack_into(self._embedder, load_file(bundle / TABLES))
-        self._program: nn.Module = torch.export.load(bundle / MODEL).module()
-        self._search = None
+        self.program: Program = torch.export.load(bundle / MODEL).module()
+        self.search: ExportedSearch | None = None
         if (bundle / SEARCH).is_file():
-            self._search = ExportedSearch(
+            self.search = ExportedSearch(
                 torch.export.load(bundle / SEARCH).module(),
                 HistoryColumns.of(field_layout(self.schema, self._embedder), where=str(bundle)),
             )
@@ -64,14 +69,14 @@ class Scorer:
     def probabilities(self, batch: Batch) -> Tensor:
         """Probabilities (B, T) of a ranking bundle's labels."""
         batch = to_own_histories(batch)  # an exported program knows no others
-        search = self._search
+        search = self.search
         if search is None:
             embedded = self._embedder(batch)
         else:
             embedded = embed_kept(self._embedder, batch, columns=search.columns, search=search)
         histories = embedded.sequences.values()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._is_bf16):
-            probabilities_BT = self._program(
+            probabilities_BT = self.program(
                 list(embedded.fields.values()),
                 [one_event_at_least(x.values_LD) for x in histories],
                 # Of each its own: a tensor passed twice counts as one input.
@@ -99,7 +104,7 @@ class Scorer:
         )
         lengths_B, is_last_L = tokens.lengths_B, is_last(tokens.lengths_B)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._is_bf16):
-            scores_BV = self._program(
+            scores_BV = self.program(
                 history.items_LD, sides, times, lengths_B, is_last_L, catalogue_VD
             )
         return scores_BV.float()
@@ -114,7 +119,7 @@ class ExportedSearch:
         columns: What it reads.
     """
 
-    program: nn.Module
+    program: Program
     columns: HistoryColumns
 
     def __call__(self, embedded: Embedded) -> Events:

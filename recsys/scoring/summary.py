@@ -27,7 +27,7 @@ def summarize(counts: Counts, manifest: BundleManifest, *, bundle: str) -> dict[
         bundle: Identity of the bundle.
     """
     training = manifest.training or {}
-    unseen, histograms = training.get("unseen", {}), training.get("histograms", {})
+    unseen, histograms = training.get("unseen", {}), _histograms(manifest)
     features = {}
     for name, of_feature in counts.features.items():
         features[name] = {"nulls": of_feature.nulls, "filled": of_feature.filled}
@@ -58,6 +58,19 @@ def summarize(counts: Counts, manifest: BundleManifest, *, bundle: str) -> dict[
         "scores": scores,
     }
     return {**summary, "warnings": list(_warnings(counts, unseen, histograms))}
+
+
+def _histograms(manifest: BundleManifest) -> Mapping[str, list[int]]:
+    """Counts by label, in the ranges of `EDGES`, from those of the manifest, which are finer."""
+    if manifest.score_histogram is None:
+        return (manifest.training or {}).get("histograms", {})
+    found = {}
+    for label, histogram in manifest.score_histogram.items():
+        bounds = np.array([0.0, *histogram["edges"], 1.0])
+        places = np.searchsorted(EDGES, (bounds[:-1] + bounds[1:]) / 2)
+        counts = np.bincount(places, weights=histogram["counts"], minlength=len(EDGES) + 1)
+        found[label] = [int(count) for count in counts]
+    return found
 
 
 def stability(counts: np.ndarray, reference: np.ndarray) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class Embedder(nn.Module):
         self.readers = {reader.key: reader for reader in readers}
         self.widths = {k: w for s in self._schemes for k, w in s.widths.items()}
         self.scheme_of = {r.key: table.name for table in tables for r in table.readers}
-        self._build_stores()
+        self._build_stores(is_served=is_served)
         _check_widths(self.sharded_tables())
         _check_sharding(config, self.sharded_tables())
 
@@ -129,7 +130,7 @@ class Embedder(nn.Module):
         is_sharded = self.check_catalogue(key) is not None
         if is_sharded and torch.is_grad_enabled():
             raise RunConfigError(str(self.check_catalogue(key)))
-        device = next(self.parameters()).device
+        device = next(chain(self.parameters(), self.buffers())).device
         if is_sharded:  # a part at a time: ids and vectors of a lookup are copied between ranks
             parts = torch.arange(num_ids, device=device).split(_CATALOGUE_PART)
             looked_up = [self.sequences(_one_example(key, part))[key] for part in parts]
@@ -206,7 +207,7 @@ class Embedder(nn.Module):
 
     def replicated_tables(self) -> tuple[PhysicalTable, ...]:
         """Tables of the dense optimiser."""
-        names = set(self.replicated.weights) if self.replicated is not None else set()
+        names = {*self.replicated.weights, *self.replicated.held}
         return tuple(t for s in self._schemes for t in s.physical_tables if t.name in names)
 
     def materialize(self) -> None:
@@ -217,7 +218,7 @@ class Embedder(nn.Module):
             materialize(store, tables, seed=self.config.seed)
 
     # ------------------------------------------------------------------------------ inside
-    def _build_stores(self) -> None:
+    def _build_stores(self, *, is_served: bool) -> None:
         replicated, by_place = [], {}
         for scheme in self._schemes:
             for table in scheme.physical_tables:
@@ -227,7 +228,9 @@ class Embedder(nn.Module):
                     place = "pooled" if _pools_early(scheme) else f"sequence_{table.dim}"
                     by_place.setdefault(place, []).append(table)
         seed = self.config.seed
-        self.replicated = ReplicatedStore(replicated, self._lookups_of(replicated), seed=seed)
+        self.replicated = ReplicatedStore(
+            replicated, self._lookups_of(replicated), seed=seed, is_served=is_served
+        )
         self._sharded: dict[str, list[PhysicalTable]] = by_place
         for place, tables in by_place.items():
             lookups = self._lookups_of(tables)

@@ -20,6 +20,7 @@ from torchrec.modules.embedding_configs import (
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from recsys.tables.few_bits import FewBitRows, HalfRows
 from recsys.tables.initial import initial_rows
 from recsys.tables.scheme import Lookup, PhysicalTable
 
@@ -44,18 +45,37 @@ class ReplicatedStore(nn.Module):
         tables: What is stored.
         lookups: Who reads it.
         seed: Of the first values.
+        is_served: Whether a bundle fills it; until then it takes no memory.
     """
 
     def __init__(
-        self, tables: Sequence[PhysicalTable], lookups: Sequence[Lookup], *, seed: int
+        self,
+        tables: Sequence[PhysicalTable],
+        lookups: Sequence[Lookup],
+        *,
+        seed: int,
+        is_served: bool = False,
     ) -> None:
         super().__init__()
         self.lookups = {
             table.name: tuple(x.name for x in lookups if x.table == table.name) for table in tables
         }
         self.weights = nn.ParameterDict(
-            {table.name: nn.Parameter(initial_rows(table, seed=seed)) for table in tables}
+            {
+                table.name: nn.Parameter(
+                    torch.empty(table.num_rows, table.dim, device="meta")
+                    if is_served
+                    else initial_rows(table, seed=seed)
+                )
+                for table in tables
+            }
         )
+        self.held = nn.ModuleDict()
+
+    def hold(self, table: str, rows: FewBitRows | HalfRows) -> None:
+        """Read a table from rows of fewer bits, which are brought to 32 when they are read."""
+        del self.weights[table]
+        self.held[table] = rows
 
     def forward(self, rows: Mapping[str, Rows]) -> dict[str, Tensor]:
         """Vectors (L, D) by lookup."""
@@ -65,7 +85,11 @@ class ReplicatedStore(nn.Module):
             if not present:
                 continue
             values = [rows[name].values_L for name in present]
-            looked_up = F.embedding(torch.cat(values), self.weights[table])
+            rows_L = torch.cat(values)
+            if table in self.held:
+                looked_up = self.held[table](rows_L)
+            else:
+                looked_up = F.embedding(rows_L, self.weights[table])
             vectors |= zip(present, looked_up.split([v.numel() for v in values]), strict=True)
         return vectors
 

@@ -1,0 +1,53 @@
+"""Rows of the run's data that a bundle is compared with its model on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.errors import DataError, RecsysError
+from recsys.checkpoint import Manifest
+from recsys.search.run_data import data_of_run, spread_batches
+from recsys.types import Batch
+
+# Many more do not make a difference of AUC much surer, and take longer than the rest of the export.
+_MAX_ROWS = {"ranking": 65_536, "sequence": 4_096}
+_UNCHECKED = "or add --unchecked, and nobody knows whether the bundle scores as the model does"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Batches as validation has them.
+
+    Attributes:
+        split: Which rows they are of.
+        batches: Spread evenly over these.
+    """
+
+    split: str
+    batches: tuple[Batch, ...]
+
+
+def sample_of_run(checkpoint: Path, manifest: Manifest) -> Sample:
+    """Validation rows of the data that the run was trained on; test rows where there are none.
+
+    Args:
+        checkpoint: Its directory.
+        manifest: Of the checkpoint.
+
+    Raises:
+        RecsysError: the data is gone or has changed, or all of it was trained on.
+    """
+    try:
+        data = data_of_run(checkpoint, manifest)
+        split = next((name for name in ("val", "test") if data.has_split(name)), None)
+    except RecsysError as error:
+        needed = f"RUN: its data is needed to compare the bundle: bring it back, {_UNCHECKED}"
+        raise type(error)([*error.mistakes, needed]) from error
+    if split is None:
+        raise DataError(
+            f"{data.data_dir}: has no row to compare the bundle on, got no validation and no test "
+            f"rows; give the split some and train anew, {_UNCHECKED}"
+        )
+    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    return Sample(split, tuple(spread_batches(loader, max_examples=_MAX_ROWS[data.task])))
