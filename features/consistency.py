@@ -11,7 +11,7 @@ from typing import Any
 from features.columns import TAKEN_NAMES
 from features.dense import transformed_number
 from features.errors import did_you_mean
-from features.renames import renaming_mistakes
+from features.edits.renames import renaming_mistakes
 from features.sizes import parse_bytes
 from features.spec import (
     AttributeSource,

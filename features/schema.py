@@ -25,7 +25,7 @@ class Vocabulary:
 
     Attributes:
         values: Distinct raw values, in any order: fitted ones by falling count, ties by rising
-            value; those of `features.continuing` in the order in which they came.
+            value; those of `features.edits.continuing` in the order in which they came.
         counts: Occurrences in training, as they were last counted.
     """
 

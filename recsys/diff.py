@@ -12,9 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from features.continuing import needing_data
-from features.diff import compare
-from features.diff_report import difference_json, difference_tables, verdict
+from features.edits.continuing import needing_data
+from features.edits.diff import compare
+from features.edits.report import difference_json, difference_tables, verdict
 from features.errors import RecsysError, RunConfigError
 from features.load import load_feature_set
 from features.schema import FeatureSchema

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from features.continuing import continue_schema
-from features.diff_report import difference_tables
+from features.edits.continuing import continue_schema
+from features.edits.report import difference_tables
 from features.errors import RecsysError
 from features.load import load_feature_set
 from features.plans import plan_files, with_plans

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from features.continuing import continue_schema
+from features.edits.continuing import continue_schema
 from features.errors import FeatureConfigError, RecsysError
-from features.expiry import expired_values, parse_span
+from features.edits.expiry import expired_values, parse_span
 from features.load import load_feature_set
 from features.plans import plan_files
 from features.sources import scan_events

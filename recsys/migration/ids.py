@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from features.checks import resolved_encoding
-from features.meaning import other_meaning
+from features.edits.meaning import other_meaning
 from features.schema import FeatureSchema
 from features.spec import Bucketized, HashEncoding, VocabEncoding
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from features.changes import Difference
-from features.diff import compare
-from features.renames import same_features, same_named_tables
+from features.edits.changes import Difference
+from features.edits.diff import compare
+from features.edits.renames import same_features, same_named_tables
 from features.schema import FeatureSchema
 from recsys.checkpoint import Manifest, read_manifest, read_schema, read_trainer_state
 from recsys.checkpoint import write_checkpoint as write

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
-from features.diff_report import difference_json
+from features.edits.report import difference_json
 from recsys.migration.filling import TableReport
 from recsys.migration.migration import Migration
 

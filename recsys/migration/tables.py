@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from features.meaning import is_stored_alike
+from features.edits.meaning import is_stored_alike
 from features.schema import FeatureSchema
 from recsys.migration.cuts import Cut, Origin, cuts_of, readers_of, strips_of
 from recsys.migration.ids import id_sources

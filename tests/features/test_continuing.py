@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.continuing import continue_schema, may_shrink, needing_data
+from features.edits.continuing import continue_schema, may_shrink, needing_data
 from features.encode import encode
 from features.errors import FeatureConfigError
 from features.fit import fit_schema

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.changes import ALL_FATES
-from features.continuing import continue_schema
-from features.diff import compare
+from features.edits.changes import ALL_FATES
+from features.edits.continuing import continue_schema
+from features.edits.diff import compare
 from features.errors import FeatureConfigError
 from features.fit import fit_schema
 from features.load import parse_feature_set

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.continuing import continue_schema
+from features.edits.continuing import continue_schema
 from features.errors import DataError, FeatureConfigError
-from features.expiry import expired_values, parse_span
+from features.edits.expiry import expired_values, parse_span
 from features.fit import fit_schema
 
 TIMED = "entity: {time: t}"

@@ -9,7 +9,7 @@ import torch
 from gloo import run_processes
 from training.runs import RANKING, Trainer, checkpoint, write_inputs
 
-from features.continuing import continue_schema
+from features.edits.continuing import continue_schema
 from features.fit import fit_schema
 from features.load import load_feature_set
 from features.sources import scan_events

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from migration.made import schema, write_made
 
-from features.continuing import continue_schema
+from features.edits.continuing import continue_schema
 from recsys.checkpoint import read_manifest, read_schema
 from recsys.migration.migration import plan_migration
 from recsys.migration.stored import StoredTensors

@@ -6,8 +6,8 @@ import pytest
 from migration.made import HEAD, schema
 from tables.conftest import SPECS
 
-from features.diff import compare
-from features.renames import same_features, same_named_tables
+from features.edits.diff import compare
+from features.edits.renames import same_features, same_named_tables
 from features.table_spec import PlannedTable, StagedTable
 from recsys.migration.names import OldNames
 from recsys.migration.tables import Edit, plan_tables

@@ -48,7 +48,7 @@ def other_meaning(
         old: The feature file before.
         new: The feature file now.
         name: Of a feature that both have, in the new one.
-        names: Old names by new ones, from `features.renames.same_features`.
+        names: Old names by new ones, from `features.edits.renames.same_features`.
     """
     before, after = old.feature(names[name]), new.feature(name)
     if before.kind != after.kind:

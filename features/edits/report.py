@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from features.changes import Change, Difference, What
+from features.edits.changes import Change, Difference, What
 
 if TYPE_CHECKING:
     from rich.table import Table

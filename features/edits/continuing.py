@@ -14,14 +14,14 @@ import polars as pl
 
 from features.checks import resolved_encoding
 from features.errors import FeatureConfigError
-from features.meaning import (
+from features.edits.meaning import (
     has_other_source,
     is_fitted_alike,
     is_looser,
     is_stored_alike,
     other_meaning,
 )
-from features.renames import same_features, same_named_tables
+from features.edits.renames import same_features, same_named_tables
 from features.schema import FeatureSchema, Moments, Vocabulary
 from features.spec import Bucketized, Categorical, Dense, FeatureSet, VocabEncoding
 from features.table_plan import TablePlan
@@ -33,7 +33,7 @@ from features.table_spec import (
     StoredTable,
     stored_tables,
 )
-from features.vocabulary_growth import Growth, continue_vocabulary
+from features.edits.vocabulary_growth import Growth, continue_vocabulary
 
 _NONE = pl.Series([], dtype=pl.Null)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from features.changes import Note
-from features.id_changes import IdChanges
-from features.meaning import is_stored_alike
-from features.sides import Side
+from features.edits.changes import Note
+from features.edits.id_changes import IdChanges
+from features.edits.meaning import is_stored_alike
+from features.edits.sides import Side
 from features.sizes import parse_bytes
 from features.table_spec import (
     DHETable,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from features.changes import Change, Note, gravest, in_words
-from features.id_changes import IdChanges
-from features.row_rules import Move, move_notes
-from features.sides import Side
+from features.edits.changes import Change, Note, gravest, in_words
+from features.edits.id_changes import IdChanges
+from features.edits.row_rules import Move, move_notes
+from features.edits.sides import Side
 from features.table_spec import DecoupledTable, FullTable, StoredTable, Table, stored_tables
 
 

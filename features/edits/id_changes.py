@@ -9,16 +9,16 @@ from itertools import pairwise
 
 import polars as pl
 
-from features.changes import Note
+from features.edits.changes import Note
 from features.checks import resolved_encoding
-from features.meaning import (
+from features.edits.meaning import (
     is_fitted_alike,
     is_looser,
     is_stricter,
     other_meaning,
 )
 from features.schema import Vocabulary
-from features.sides import Side
+from features.edits.sides import Side
 from features.spec import Bucketized, VocabEncoding
 from features.values import same_kind
 

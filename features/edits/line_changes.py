@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from features.changes import Change, Note
-from features.meaning import has_other_source, source_of
-from features.sides import Side
+from features.edits.changes import Change, Note
+from features.edits.meaning import has_other_source, source_of
+from features.edits.sides import Side
 from features.spec import (
     Bucketized,
     Categorical,

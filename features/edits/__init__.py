@@ -1,0 +1,1 @@
+"""What an edit of the feature file does to what was learned."""
