@@ -22,7 +22,9 @@ from features.schema import FeatureSchema
 from features.storage import load_schema
 
 FORMAT = 1
-_LATER = {"training"}  # absent before there was any
+ITEM_BIAS = "item_bias"
+"""Name, in `tables.safetensors`, of what is added to the score of each item of a sequence model."""
+_LATER = {"training", "width"}  # absent before there was any
 _MEND = "export again"
 MANIFEST, SCHEMA, TABLES, MODEL, SEARCH, CARD = (
     "manifest.json",
@@ -46,6 +48,8 @@ class BundleManifest:
         max_length: Longest sequence that it reads.
         item_output: Whether a sequence model's items are scored by the vectors of histories or by
             a table of their own.
+        width: Numbers of a sequence model's vectors of users and items. None: of other models, and
+            of bundles of older versions.
         schema_fingerprint: Of the schema.
         step: Optimiser steps behind it.
         metrics: As logged by the checkpoint.
@@ -67,6 +71,7 @@ class BundleManifest:
     objective: Literal["next", "cloze"] | None = None
     max_length: int | None = None
     item_output: Literal["tied", "separate"] = "tied"
+    width: int | None = None
     training: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT

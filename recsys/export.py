@@ -18,9 +18,17 @@ from torch.export import Dim
 
 from features.errors import RecsysError, RunConfigError
 from features.storage import save_schema
-from recsys.bundle import CARD, MODEL, SCHEMA, SEARCH, TABLES, BundleManifest, write_manifest
+from recsys.bundle import (
+    CARD,
+    ITEM_BIAS,
+    MODEL,
+    SCHEMA,
+    SEARCH,
+    TABLES,
+    BundleManifest,
+    write_manifest,
+)
 from recsys.checkpoint import Manifest, read_manifest
-from recsys.nn.catalogue import catalogue_scores
 from recsys.nn.searching_ranker import SearchingRanker
 from recsys.nn.tokens import is_last
 from recsys.protocols import SequenceEncoder
@@ -57,7 +65,7 @@ def export(checkpoint: Path, bundle: Path) -> None:
     try:
         partial.mkdir(parents=True)
         save_schema(task.schema, partial / SCHEMA)
-        save_file(embedder_tensors(task), partial / TABLES)
+        save_file(embedder_tensors(task) | _item_bias(task), partial / TABLES)
         torch.export.save(_program(task), partial / MODEL)
         if isinstance(task, RankingTask) and (searching := task.searching) is not None:
             torch.export.save(_search_program(searching), partial / SEARCH)
@@ -67,6 +75,12 @@ def export(checkpoint: Path, bundle: Path) -> None:
         partial.rename(bundle)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _item_bias(task: Task) -> dict[str, Tensor]:
+    """What is added to the score of each item, where the encoder has such a thing."""
+    bias_V = task.encoder.item_bias_V if isinstance(task, SequenceTask) else None
+    return {} if bias_V is None else {ITEM_BIAS: bias_V.detach().contiguous()}
 
 
 def embedder_tensors(task: Task) -> dict[str, Tensor]:
@@ -147,7 +161,7 @@ class SearchProgram(nn.Module):
 
 
 class SequenceProgram(nn.Module):
-    """Item vectors of histories in, scores of the catalogue out."""
+    """Item vectors of histories in, what is compared with items out."""
 
     def __init__(self, task: SequenceTask) -> None:
         super().__init__()
@@ -161,9 +175,8 @@ class SequenceProgram(nn.Module):
         times: list[Tensor],
         lengths_B: Tensor,
         is_last_L: Tensor,
-        items_VD: Tensor,
     ) -> Tensor:
-        """Give scores (B, V) of what comes after each history.
+        """Give a vector (B, D) of what comes after each history.
 
         Args:
             items_LD: Vectors of the histories' items.
@@ -171,7 +184,6 @@ class SequenceProgram(nn.Module):
             times: Second of each event, and second its prediction is for; empty without times.
             lengths_B: Events of each history.
             is_last_L: Whether an event is the last of its history.
-            items_VD: What items are scored by.
         """
         encoder = cast(SequenceEncoder, self.encoder)
         times_L, asked_at_L = times or (None, None)
@@ -179,7 +191,7 @@ class SequenceProgram(nn.Module):
         history = History(items_LD, lengths_B, by_key, times_L, asked_at_L)
         if encoder.objective == "cloze":
             history = encoder.mask(history, is_last_L)
-        return catalogue_scores(encoder, encoder(history, lengths_B.cumsum(0) - 1), items_VD)
+        return encoder.head(encoder(history, lengths_B.cumsum(0) - 1))
 
 
 def _program(task: Task) -> torch.export.ExportedProgram:
@@ -214,8 +226,7 @@ def _program(task: Task) -> torch.export.ExportedProgram:
     # A tensor for each: one that were passed twice would be exported as a single input.
     num_times = 0 if task.time_key is None else 2
     times = [torch.zeros(5, dtype=torch.int64) for _ in range(num_times)]
-    items_VD = torch.zeros(task.num_items, width)
-    arguments = (torch.zeros(5, width), sides, times, lengths_B, is_last(lengths_B), items_VD)
+    arguments = (torch.zeros(5, width), sides, times, lengths_B, is_last(lengths_B))
     along_tokens = {0: tokens}
     shapes = (
         along_tokens,
@@ -223,7 +234,6 @@ def _program(task: Task) -> torch.export.ExportedProgram:
         [along_tokens for _ in times],
         {0: batch},
         along_tokens,
-        {},
     )
     program = SequenceProgram(task).eval()
     return torch.export.export(program, arguments, dynamic_shapes=shapes)
@@ -259,6 +269,7 @@ def _describe(task: Task, manifest: Manifest) -> BundleManifest:
             objective=objective,
             max_length=task.max_length,
             item_output=task.item_output,
+            width=task.embedder.widths[task.candidates_key],
         )
     return described
 
