@@ -43,15 +43,16 @@ from recsys.types import Embedded, History, Jagged
 _VERSIONED = ("recsys", "torch", "torchrec", "polars", "polars-hash")
 
 
-def export(checkpoint: Path, bundle: Path) -> None:
+def export(checkpoint: Path, bundle: Path, *, width: int | None = None) -> None:
     """Write a bundle; it appears under its name only when complete.
 
     Args:
         checkpoint: Directory of a checkpoint.
         bundle: Directory to make.
+        width: First numbers to keep of a sequence model's vectors of users and items. None: all.
 
     Raises:
-        RunConfigError: the bundle exists already.
+        RunConfigError: the bundle exists already, or the width is none of the model's.
         CheckpointMismatchError: the checkpoint does not fit its own configuration.
     """
     if bundle.exists():
@@ -60,21 +61,39 @@ def export(checkpoint: Path, bundle: Path) -> None:
         )
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
+    width = _checked_width(task, width)
     partial = bundle.with_name(bundle.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         save_schema(task.schema, partial / SCHEMA)
         save_file(embedder_tensors(task) | _item_bias(task), partial / TABLES)
-        torch.export.save(_program(task), partial / MODEL)
+        torch.export.save(_program(task, width=width), partial / MODEL)
         if isinstance(task, RankingTask) and (searching := task.searching) is not None:
             torch.export.save(_search_program(searching), partial / SEARCH)
-        described = _describe(task, manifest)
+        described = _describe(task, manifest, width=width)
         (partial / CARD).write_text(_card(described, task, checkpoint=checkpoint))
         write_manifest(partial, described)
         partial.rename(bundle)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _checked_width(task: Task, width: int | None) -> int | None:
+    """Numbers to keep of a sequence model's vectors; None for other models."""
+    if not isinstance(task, SequenceTask):
+        if width is not None:
+            raise RunConfigError(
+                f"--width: is of sequence models, got {width} for a ranking one; leave it out"
+            )
+        return None
+    full = task.widths[-1]
+    if width is not None and not 1 <= width <= full:
+        raise RunConfigError(
+            f"--width: is no width of the vectors, got {width}; allowed 1 to {full}; those that "
+            f"were trained for are {', '.join(map(str, sorted(task.widths)))}"
+        )
+    return full if width is None else width
 
 
 def _item_bias(task: Task) -> dict[str, Tensor]:
@@ -163,8 +182,9 @@ class SearchProgram(nn.Module):
 class SequenceProgram(nn.Module):
     """Item vectors of histories in, what is compared with items out."""
 
-    def __init__(self, task: SequenceTask) -> None:
+    def __init__(self, task: SequenceTask, *, width: int | None) -> None:
         super().__init__()
+        self.width = width
         self.encoder = task.encoder
         self.side_keys = task.keys[1:]
 
@@ -191,10 +211,10 @@ class SequenceProgram(nn.Module):
         history = History(items_LD, lengths_B, by_key, times_L, asked_at_L)
         if encoder.objective == "cloze":
             history = encoder.mask(history, is_last_L)
-        return encoder.head(encoder(history, lengths_B.cumsum(0) - 1))
+        return encoder.head(encoder(history, lengths_B.cumsum(0) - 1))[:, : self.width]
 
 
-def _program(task: Task) -> torch.export.ExportedProgram:
+def _program(task: Task, *, width: int | None) -> torch.export.ExportedProgram:
     batch, tokens = Dim("batch", min=1), Dim("tokens", min=1)
     if isinstance(task, RankingTask):
         program = RankingProgram(task).eval()
@@ -221,12 +241,12 @@ def _program(task: Task) -> torch.export.ExportedProgram:
         return torch.export.export(program, arguments, dynamic_shapes=shapes)
     assert isinstance(task, SequenceTask)
     lengths_B = torch.tensor([2, 3])
-    width, *side_widths = (task.embedder.widths[key] for key in task.keys)
+    item_width, *side_widths = (task.embedder.widths[key] for key in task.keys)
     sides = [torch.zeros(5, side_width) for side_width in side_widths]
     # A tensor for each: one that were passed twice would be exported as a single input.
     num_times = 0 if task.time_key is None else 2
     times = [torch.zeros(5, dtype=torch.int64) for _ in range(num_times)]
-    arguments = (torch.zeros(5, width), sides, times, lengths_B, is_last(lengths_B))
+    arguments = (torch.zeros(5, item_width), sides, times, lengths_B, is_last(lengths_B))
     along_tokens = {0: tokens}
     shapes = (
         along_tokens,
@@ -235,7 +255,7 @@ def _program(task: Task) -> torch.export.ExportedProgram:
         {0: batch},
         along_tokens,
     )
-    program = SequenceProgram(task).eval()
+    program = SequenceProgram(task, width=width).eval()
     return torch.export.export(program, arguments, dynamic_shapes=shapes)
 
 
@@ -252,7 +272,7 @@ def _search_program(ranker: SearchingRanker) -> torch.export.ExportedProgram:
 
 
 # ------------------------------------------------------------------------------ description
-def _describe(task: Task, manifest: Manifest) -> BundleManifest:
+def _describe(task: Task, manifest: Manifest, *, width: int | None) -> BundleManifest:
     described = BundleManifest(
         task=task.reads,
         labels=task.layout.labels if isinstance(task, RankingTask) else (),
@@ -269,7 +289,7 @@ def _describe(task: Task, manifest: Manifest) -> BundleManifest:
             objective=objective,
             max_length=task.max_length,
             item_output=task.item_output,
-            width=task.embedder.widths[task.candidates_key],
+            width=width,
         )
     return described
 
@@ -299,9 +319,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m recsys export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run or of a checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
+    parser.add_argument(
+        "--width", type=int, metavar="N", help="first numbers of vectors to keep; sequence models"
+    )
     options = parser.parse_args(arguments)
     try:
-        export(resolve_checkpoint(options.run), options.out)
+        export(resolve_checkpoint(options.run), options.out, width=options.width)
     except RecsysError as error:
         print(error, file=sys.stderr)
         return 2

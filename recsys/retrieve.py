@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         deny=options.deny,
         users=options.users,
         vectors=options.vectors,
+        index=options.index,
     )
     try:
         summary = retrieve(job)
@@ -36,6 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for warning in summary["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
+    index = summary["index"]
+    if index["kind"] != "exact":
+        done = "built" if index["is_new"] else "reused"
+        print(
+            f"{done} {index['file']}: recall@{job.places} {index['recall']:.4f} against exact, "
+            f"of {index['recall_users']:,} users"
+        )
     print(
         f"retrieved {summary['rows']:,} rows for {summary['users']:,} users, from "
         f"{summary['items']:,} items, into {options.out}"
@@ -62,5 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--users", type=Path, metavar="FILE", help="users that are asked for")
     parser.add_argument(
         "--vectors", action="store_true", help="write the vectors of users and items, too"
+    )
+    parser.add_argument(
+        "--index",
+        choices=("exact", "ivf", "hnsw", "pq"),
+        default="exact",
+        help="how items are searched for; an index is kept beside the bundle",
     )
     return parser

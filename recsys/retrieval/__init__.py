@@ -2,5 +2,6 @@
 
 lists.py     files of raw ids: who is asked for, what may be given
 run.py       a whole job: from raw events to lists, vectors and a summary
+ann.py       search through an index beside the bundle, and its recall
 vectors.py   vectors of users and items as files
 """

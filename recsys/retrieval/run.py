@@ -9,7 +9,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -23,10 +23,12 @@ from recsys.bundle import bundle_id
 from recsys.data.scoring import encode_for_scoring
 from recsys.data.store import EncodedStore
 from recsys.nearest.exact import Best, Candidates, best_items
+from recsys.nearest.index import IndexKind, ItemIndex
+from recsys.retrieval.ann import index_file, mean_recall
 from recsys.retrieval.lists import match_ids
 from recsys.retrieval.vectors import open_vectors, write_with_ids
 from recsys.scoring.scorer import Scorer
-from recsys.scoring.users import Users, as_rows, best_of_each
+from recsys.scoring.users import Search, Users, as_rows, best_of_each
 
 SUMMARY, VECTORS, ENCODED = "summary.json", "vectors", "encoded"
 _USERS_OF_PART = 32_768
@@ -46,6 +48,7 @@ class Retrieval:
         deny: File of items that may not be given. None: none.
         users: File of the users that are asked for. None: all in the data.
         vectors: Whether vectors of users and items are written too.
+        index: How items are searched for; all but `exact` may miss some.
     """
 
     bundle: Path
@@ -57,6 +60,7 @@ class Retrieval:
     deny: Path | None = None
     users: Path | None = None
     vectors: bool = False
+    index: Literal["exact"] | IndexKind = "exact"
 
 
 def retrieve(job: Retrieval) -> dict[str, Any]:
@@ -88,12 +92,14 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
         store = encode_for_scoring(scorer.schema, job.data, partial / ENCODED)
         users = wanted_users(scorer, store, path=job.users, warnings=warnings)
         items = Candidates.of(scorer.item_vectors_VD, allowed_V=allowed_V)
-        num_rows = _write_parts(job, scorer, store, users=users, items=items, folder=partial)
+        search, of_index = _search(job, scorer, store, users=users, items=items)
+        num_rows = _write_parts(job, scorer, store, users=users, search=search, folder=partial)
         summary = {
             "bundle": bundle_id(job.bundle),
             "users": len(users),
             "items": len(items),
             "rows": num_rows,
+            "index": of_index,
             "warnings": warnings,
         }
         (partial / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
@@ -206,13 +212,63 @@ def wanted_users(
     return matched.places.to_numpy()
 
 
-def _write_parts(
+def _search(
     job: Retrieval,
     scorer: Scorer,
     store: EncodedStore,
     *,
     users: NDArray[np.int64],
     items: Candidates,
+) -> tuple[Search, dict[str, Any]]:
+    """What finds items, and what the summary says of it."""
+
+    def exact(group: Users) -> Best:
+        return best_items(
+            group.vectors_BD,
+            items,
+            k=job.places,
+            seen_values=None if job.keep_seen else group.seen_values,
+            seen_lengths_B=group.seen_lengths_B,
+        )
+
+    if job.index == "exact":
+        return exact, {"kind": "exact"}
+    file = index_file(job.bundle, kind=job.index, items=items)
+    index = ItemIndex(items, kind=job.index, path=file)
+
+    def approximate(group: Users) -> Best:
+        return index.best_items(
+            group.vectors_BD,
+            k=job.places,
+            seen_values=None if job.keep_seen else group.seen_values,
+            seen_lengths_B=group.seen_lengths_B,
+        )
+
+    share, num_users = mean_recall(
+        scorer,
+        store,
+        users,
+        search=approximate,
+        exact=exact,
+        num_threads=torch.get_num_threads(),
+    )
+    described = {
+        "kind": job.index,
+        "file": file.name,
+        "is_new": index.is_new,
+        "recall": share,
+        "recall_users": num_users,
+    }
+    return approximate, described
+
+
+def _write_parts(
+    job: Retrieval,
+    scorer: Scorer,
+    store: EncodedStore,
+    *,
+    users: NDArray[np.int64],
+    search: Search,
     folder: Path,
 ) -> int:
     """Write lists and vectors; gives the number of rows of the lists."""
@@ -225,21 +281,17 @@ def _write_parts(
             folder / VECTORS / "users.npy", num_rows=len(users), width=width
         )
 
-    def search(group: Users) -> Best:
+    def keeping(group: Users) -> Best:
         if user_vectors is not None:
             user_vectors[places_of_rows[group.rows_B.numpy()]] = group.vectors_BD.numpy()
-        return best_items(
-            group.vectors_BD,
-            items,
-            k=job.places,
-            seen_values=None if job.keep_seen else group.seen_values,
-            seen_lengths_B=group.seen_lengths_B,
-        )
+        return search(group)
 
     num_rows = 0
     for number, start in enumerate(range(0, len(users), _USERS_OF_PART)):
         part = users[start : start + _USERS_OF_PART]
-        best = best_of_each(scorer, store, part, search=search, num_threads=torch.get_num_threads())
+        best = best_of_each(
+            scorer, store, part, search=keeping, num_threads=torch.get_num_threads()
+        )
         frame = as_rows(best, part, scorer=scorer, store=store)
         frame.write_parquet(folder / f"part-{number:05d}.parquet")
         num_rows += len(frame)

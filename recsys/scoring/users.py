@@ -30,6 +30,8 @@ from recsys.types import Batch
 # catalogue wants more.
 _USERS_OF_BATCH, _BATCHES = 64, 4
 _Found = TypeVar("_Found")
+Search = Callable[["Users"], Best]
+"""Finds the best items of some users, the same number of places for all."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def best_of_each(
     store: EncodedStore,
     users: NDArray[np.int64],
     *,
-    search: Callable[[Users], Best],
+    search: Search,
     num_threads: int,
 ) -> Best:
     """The best items of users, in their order.
@@ -102,7 +104,7 @@ def best_of_each(
         scorer: A sequence bundle.
         store: Has the histories.
         users: History rows; at least one.
-        search: Finds the same number of places for all users.
+        search: Finds them.
         num_threads: Groups of users that are worked on at once.
 
     Raises:

@@ -20,8 +20,8 @@ def trained(tmp_path_factory):
     return train(tmp_path_factory.mktemp("retrieve"), NAMES, features=SEQUENCE)
 
 
-def retrieve(trained, out, *arguments, name="SASRec"):
-    bundle, data = trained / "bundles" / name, trained / "data"
+def retrieve(trained, out, *arguments, name="SASRec", data=None):
+    bundle, data = trained / "bundles" / name, (data or trained) / "data"
     assert recsys_command("retrieve", bundle, data, "--out", out, *arguments) == 0
     assert not out.with_name(out.name + ".partial").exists()
     return pl.read_parquet(out / "part-*.parquet")
@@ -164,3 +164,35 @@ def test_parts_and_threads_change_nothing(trained, tmp_path, monkeypatch):
     assert len(list((tmp_path / "parts").glob("part-*.parquet"))) > 3
     assert parts.drop("score").equals(whole.drop("score"))
     assert parts["score"].to_list() == pytest.approx(whole["score"].to_list(), abs=1e-6)
+
+
+def test_an_index_lies_beside_the_bundle_and_is_used_again(trained, tmp_path, capsys):
+    pytest.importorskip("faiss")
+    exact = retrieve(trained, tmp_path / "exact", "--k", 9)
+    for number, done in enumerate(("built", "reused")):
+        frame = retrieve(trained, tmp_path / f"out{number}", "--k", 9, "--index", "hnsw")
+        printed = capsys.readouterr().out
+        assert f"{done} SASRec.hnsw-" in printed
+        assert ".faiss: recall@9 1.0000 against exact, of 39 users" in printed
+        assert frame.drop("score").equals(exact.drop("score"))
+    [file] = (trained / "bundles").glob("SASRec.hnsw-*.faiss")
+    denied = tmp_path / "deny.txt"
+    denied.write_text(exact["item_id"][0])
+    retrieve(trained, tmp_path / "other", "--k", 9, "--index", "hnsw", "--deny", denied)
+    assert len(list((trained / "bundles").glob("SASRec.hnsw-*.faiss"))) == 2
+    assert file.is_file()
+
+
+def test_short_vectors_are_the_first_numbers(trained, tmp_path, capsys):
+    run = trained / "runs" / "BERT4Rec"
+    short = tmp_path / "bundles" / "BERT4Rec"
+    assert recsys_command("export", run, "--out", short, "--width", 3) == 0
+    retrieve(trained, tmp_path / "full", "--vectors", name="BERT4Rec")
+    frame = retrieve(tmp_path, tmp_path / "short", "--vectors", data=trained, name="BERT4Rec")
+    for name in ("users", "items"):
+        full, cut = (np.load(tmp_path / n / "vectors" / f"{name}.npy") for n in ("full", "short"))
+        np.testing.assert_allclose(cut, full[:, [0, 1, 2, 8]], atol=1e-6)
+    assert len(frame) > 100
+    capsys.readouterr()
+    assert recsys_command("export", run, "--out", tmp_path / "none", "--width", 9) == 2
+    assert "--width: is no width of the vectors, got 9; allowed 1 to 8" in capsys.readouterr().err
