@@ -10,8 +10,8 @@ from typing import Any
 
 from features.columns import TAKEN_NAMES
 from features.dense import transformed_number
-from features.errors import did_you_mean
 from features.edits.renames import renaming_mistakes
+from features.errors import did_you_mean
 from features.sizes import parse_bytes
 from features.spec import (
     AttributeSource,

@@ -31,12 +31,15 @@ FORMAT = 2
 _READ_FORMATS = (1, FORMAT)  # 1: all tables have 32 bits, and what came later is not there
 _LATER = {
     "training",
+    "width",
     "model_fingerprint",
     "table_dtype",
     "source_run",
     "parity",
     "score_histogram",
 }
+ITEM_BIAS = "item_bias"
+"""Name, in `tables.safetensors`, of what is added to the score of each item of a sequence model."""
 _MEND = "export again"
 MODEL_KEY, DTYPE_KEY = "model_fingerprint", "table_dtype"  # what tables.safetensors says of itself
 MANIFEST, SCHEMA, TABLES, MODEL, SEARCH, CARD = (
@@ -61,6 +64,8 @@ class BundleManifest:
         max_length: Longest sequence that it reads.
         item_output: Whether a sequence model's items are scored by the vectors of histories or by
             a table of their own.
+        width: Numbers of a sequence model's vectors of users and items. None: of other models, and
+            of bundles of older versions.
         schema_fingerprint: Of the schema.
         step: Optimiser steps behind it.
         metrics: As logged by the checkpoint.
@@ -90,6 +95,7 @@ class BundleManifest:
     objective: Literal["next", "cloze"] | None = None
     max_length: int | None = None
     item_output: Literal["tied", "separate"] = "tied"
+    width: int | None = None
     training: Mapping[str, Any] | None = None
     model_fingerprint: str | None = None
     table_dtype: TableDType = "fp32"

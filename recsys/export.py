@@ -36,6 +36,7 @@ from recsys.exporting.sample import Sample, sample_of_run
 from recsys.scoring.scorer import Scorer
 from recsys.tables.few_bits import TableDType
 from recsys.trained import load_task
+from recsys.training.sequence import SequenceTask
 from recsys.training.task import Task
 
 
@@ -48,12 +49,14 @@ class Settings:
         max_drop: By how much a metric may get worse by it. None: `MAX_DROP`.
         programs: Other forms to write the programs in.
         is_checked: Whether to compare the bundle with the model, on the run's data.
+        width: First numbers to keep of a sequence model's vectors of users and items. None: all.
     """
 
     table_dtype: TableDType = "fp32"
     max_drop: float | None = None
     programs: tuple[Kind, ...] = ()
     is_checked: bool = True
+    width: int | None = None
 
 
 def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -> BundleManifest:
@@ -65,7 +68,8 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
         settings: How.
 
     Raises:
-        RunConfigError: the bundle exists already, or a program has no other form.
+        RunConfigError: the bundle exists already, a program has no other form, or the width is none
+            of the model's.
         CheckpointMismatchError: the checkpoint does not fit its own configuration, or the bundle
             does not score as the model does.
         RecsysError: the run's data is gone, or has changed.
@@ -77,13 +81,20 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
     check_tools(settings.programs)
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
-    sample = sample_of_run(checkpoint, manifest) if settings.is_checked else None
+    _check_width(task, settings.width)
+    sample = sample_of_run(checkpoint, manifest, reads=task.reads) if settings.is_checked else None
     origin = Origin(checkpoint.parent.parent.name, manifest.step, manifest.metrics)
     partial = bundle.with_name(bundle.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        written = write_files(task, partial, origin=origin, table_dtype=settings.table_dtype)
+        written = write_files(
+            task,
+            partial,
+            origin=origin,
+            table_dtype=settings.table_dtype,
+            width=settings.width,
+        )
         described = written.manifest
         if sample is not None:
             parity = _checked(task, Scorer(partial), sample, settings)
@@ -103,10 +114,28 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
     return described
 
 
+def _check_width(task: Task, width: int | None) -> None:
+    if width is None:
+        return
+    if not isinstance(task, SequenceTask):
+        raise RunConfigError(
+            f"--width: is of sequence models, got {width} for a ranking one; leave it out"
+        )
+    full = task.widths[-1]
+    if not 1 <= width <= full:
+        raise RunConfigError(
+            f"--width: is no width of the vectors, got {width}; allowed 1 to {full}; those that "
+            f"were trained for are {', '.join(map(str, sorted(task.widths)))}"
+        )
+
+
 def _checked(task: Task, scorer: Scorer, sample: Sample, settings: Settings) -> Parity:
     """How the bundle compares with the model."""
     parity = compare(
-        outputs_of_task(task), outputs_of_bundle(scorer), sample, labels=scorer.manifest.labels
+        outputs_of_task(task, width=settings.width),
+        outputs_of_bundle(scorer),
+        sample,
+        labels=scorer.manifest.labels,
     )
     if settings.table_dtype == "fp32":
         check_exact(parity, task=task, what="the bundle")
@@ -140,7 +169,7 @@ def _check_program(
 ) -> None:
     """Refuse a form that scores otherwise; of tables in fewer bits, those of the bundle count."""
     if scorer.manifest.table_dtype == "fp32":
-        expected = outputs_of_task(task)
+        expected = outputs_of_task(task, width=scorer.manifest.width)
     parity = compare(expected, outputs_of_bundle(scorer), sample, labels=scorer.manifest.labels)
     check_exact(parity, task=task, what=f"--{kind}")
 
@@ -189,6 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--unchecked", action="store_true", help="do not compare with the model on the run's data"
     )
+    parser.add_argument(
+        "--width", type=int, metavar="N", help="first numbers of vectors to keep; sequence models"
+    )
     options = parser.parse_args(arguments)
     logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a warning about its own internals
     kinds: tuple[Kind, ...] = ("onnx",) * options.onnx + ("aoti",) * options.aoti
@@ -197,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_drop=options.max_drop,
         programs=kinds,
         is_checked=not options.unchecked,
+        width=options.width,
     )
     try:
         manifest = export(find_checkpoint(options.run), options.out, settings=settings)

@@ -51,7 +51,7 @@ def migrate(
     fitted = fitted_to(feature_set, data)
     schema = continue_schema(read_schema(checkpoint), feature_set, fitted=fitted)
     schema = with_plans(schema, features.parent)
-    migration = migrated(checkpoint, schema, resets=resets)
+    migration = migrated(checkpoint, schema, resets=resets, data=data)
     plans = plan_files(feature_set, features.parent).values()
     contents = {"features.yaml": features.read_bytes()}
     contents |= {plan.name: plan.read_bytes() for plan in plans}

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from features.edits.continuing import continue_schema
-from features.errors import FeatureConfigError, RecsysError
 from features.edits.expiry import expired_values, parse_span
+from features.errors import FeatureConfigError, RecsysError
 from features.load import load_feature_set
 from features.plans import plan_files
 from features.sources import scan_events
@@ -52,7 +52,7 @@ def refresh(
         events = scan_events(old.feature_set, data)
         expired = expired_values(old, events, older_than=span)
     schema = continue_schema(old, old.feature_set, fitted=fitted, expired=expired)
-    migration = migrated(checkpoint, schema, resets=())
+    migration = migrated(checkpoint, schema, resets=(), data=data)
     contents = _feature_files(checkpoint, old.feature_set)
     more = {"data": str(data), "expire": expire}
     return migration, write_run(migration, out, features=contents, more=more)

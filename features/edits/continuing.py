@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import polars as pl
 
 from features.checks import resolved_encoding
-from features.errors import FeatureConfigError
 from features.edits.meaning import (
     has_other_source,
     is_fitted_alike,
@@ -22,6 +21,8 @@ from features.edits.meaning import (
     other_meaning,
 )
 from features.edits.renames import same_features, same_named_tables
+from features.edits.vocabulary_growth import Growth, continue_vocabulary
+from features.errors import FeatureConfigError
 from features.schema import FeatureSchema, Moments, Vocabulary
 from features.spec import Bucketized, Categorical, Dense, FeatureSet, VocabEncoding
 from features.table_plan import TablePlan
@@ -33,7 +34,6 @@ from features.table_spec import (
     StoredTable,
     stored_tables,
 )
-from features.edits.vocabulary_growth import Growth, continue_vocabulary
 
 _NONE = pl.Series([], dtype=pl.Null)
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 
 from features.edits.changes import Change, Difference, Note, gravest, in_words
 from features.edits.continuing import continue_schema, needing_data
-from features.errors import FeatureConfigError, did_you_mean
 from features.edits.id_changes import IdChanges, id_changes
 from features.edits.line_changes import line_notes, setting_changes
 from features.edits.renames import same_features, same_named_tables
-from features.schema import FeatureSchema
 from features.edits.sides import Side
-from features.spec import EmbeddedFeature, FeatureSet, Sequence
 from features.edits.table_changes import TableChanges, table_changes
+from features.errors import FeatureConfigError, did_you_mean
+from features.schema import FeatureSchema
+from features.spec import EmbeddedFeature, FeatureSet, Sequence
 
 
 def compare(old: FeatureSet | FeatureSchema, new: FeatureSet | FeatureSchema) -> Difference:

@@ -9,16 +9,16 @@ from itertools import pairwise
 
 import polars as pl
 
-from features.edits.changes import Note
 from features.checks import resolved_encoding
+from features.edits.changes import Note
 from features.edits.meaning import (
     is_fitted_alike,
     is_looser,
     is_stricter,
     other_meaning,
 )
-from features.schema import Vocabulary
 from features.edits.sides import Side
+from features.schema import Vocabulary
 from features.spec import Bucketized, VocabEncoding
 from features.values import same_kind
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from features.errors import FeatureConfigError
 from features.edits.meaning import has_less_room, is_stricter
+from features.errors import FeatureConfigError
 from features.schema import Vocabulary
 from features.spec import VocabEncoding
 from features.values import same_kind

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from features import columns
 from features.checks import broken, counted, reading, value_checks
@@ -82,24 +83,24 @@ def event_rows(store: EncodedStore) -> pl.Series:
 
 
 def user_batches(
-    store: EncodedStore, *, batch_size: int, first: int = 0, stop: int | None = None
+    store: EncodedStore, *, batch_size: int, users: NDArray[np.int64] | None = None
 ) -> BatchLoader:
-    """Users with their whole histories, in the order of the store's users.
+    """Users with their whole histories.
 
     Users are asked at the time of their last event, or at 0 where the history is empty.
 
     Args:
         store: Has the histories.
         batch_size: Users of a batch.
-        first: History row of the first.
-        stop: History row after the last. None: all that follow.
+        users: Their history rows. None: all, in the order of the store.
     """
     items = ItemSequence.of(store.schema.feature_set)
     assert store.histories is not None, "sequences need a user column"
-    users = np.arange(len(store.histories))[first:stop]
-    ends = np.diff(store.histories_of(items.feature).offsets)[first:stop]
+    if users is None:
+        users = np.arange(len(store.histories))
+    ends = np.diff(store.histories_of(items.feature).offsets)[users]
     rows = {
-        columns.POSITION: np.diff(store.histories.offsets)[first:stop],
+        columns.POSITION: np.diff(store.histories.offsets)[users],
         **history_columns(store, items.feature, users=users, ends=ends),
         items.item: np.zeros(len(users), np.int64),  # nothing is known to come next
         columns.WEIGHT: np.ones(len(users), np.float32),

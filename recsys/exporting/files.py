@@ -13,7 +13,15 @@ import torch
 from safetensors.torch import save_file
 
 from features.storage import save_schema
-from recsys.bundle import DTYPE_KEY, MODEL_KEY, SCHEMA, TABLES, BundleManifest, write_manifest
+from recsys.bundle import (
+    DTYPE_KEY,
+    ITEM_BIAS,
+    MODEL_KEY,
+    SCHEMA,
+    TABLES,
+    BundleManifest,
+    write_manifest,
+)
 from recsys.exporting.programs import exported_programs
 from recsys.protocols import SequenceEncoder
 from recsys.tables.few_bits import TableDType
@@ -53,7 +61,14 @@ class Written:
     table_bytes: Mapping[str, int]
 
 
-def write_files(task: Task, directory: Path, *, origin: Origin, table_dtype: TableDType) -> Written:
+def write_files(
+    task: Task,
+    directory: Path,
+    *,
+    origin: Origin,
+    table_dtype: TableDType,
+    width: int | None = None,
+) -> Written:
     """Write schema, tables, programs and a manifest.
 
     Args:
@@ -61,6 +76,7 @@ def write_files(task: Task, directory: Path, *, origin: Origin, table_dtype: Tab
         directory: Is there, and empty.
         origin: Of the task.
         table_dtype: Of tables that are stored row for row.
+        width: First numbers to keep of a sequence model's vectors. None: all.
 
     Raises:
         CheckpointMismatchError: tables hold numbers that have no form of so few bits.
@@ -68,12 +84,13 @@ def write_files(task: Task, directory: Path, *, origin: Origin, table_dtype: Tab
     fingerprint = model_fingerprint(task)
     tables = packed_tables(task.embedder, dtype=table_dtype)
     save_file(
-        {name: tensor for of_table in tables.values() for name, tensor in of_table},
+        {name: tensor for of_table in tables.values() for name, tensor in of_table}
+        | _item_bias(task),
         directory / TABLES,
         metadata={MODEL_KEY: fingerprint, DTYPE_KEY: table_dtype},
     )
     save_schema(task.schema, directory / SCHEMA)
-    for name, program in exported_programs(task).items():
+    for name, program in exported_programs(task, width=width).items():
         torch.export.save(program, directory / name)
     manifest = BundleManifest(
         task=task.reads,
@@ -93,10 +110,17 @@ def write_files(task: Task, directory: Path, *, origin: Origin, table_dtype: Tab
             objective=cast(SequenceEncoder, task.encoder).objective,
             max_length=task.max_length,
             item_output=task.item_output,
+            width=task.widths[-1] if width is None else width,
         )
     write_manifest(directory, manifest)
     sizes = {name: sum(tensor.nbytes for _, tensor in found) for name, found in tables.items()}
     return Written(manifest, sizes)
+
+
+def _item_bias(task: Task) -> dict[str, torch.Tensor]:
+    """What is added to the score of each item, where the encoder has such a thing."""
+    bias_V = task.encoder.item_bias_V if isinstance(task, SequenceTask) else None
+    return {} if bias_V is None else {ITEM_BIAS: bias_V.detach().contiguous()}
 
 
 def model_fingerprint(task: Task) -> str:

@@ -68,13 +68,19 @@ class Parity:
         }
 
 
-def outputs_of_task(task: Task) -> Outputs:
-    """Probabilities (B, T), or scores of items (B, V), of the model itself."""
+def outputs_of_task(task: Task, *, width: int | None = None) -> Outputs:
+    """Probabilities (B, T), or scores of items (B, V), of the model itself.
+
+    Args:
+        task: The model.
+        width: First numbers of a sequence model's vectors that count. None: all.
+    """
 
     @torch.inference_mode()
     def outputs(batch: Batch) -> Tensor:
-        found = task(batch)
-        return found.sigmoid() if isinstance(task, RankingTask) else found
+        if isinstance(task, RankingTask):
+            return task(batch).sigmoid()
+        return task(batch, width=width)
 
     return outputs
 

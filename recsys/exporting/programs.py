@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from recsys.bundle import MODEL, SEARCH
-from recsys.nn.catalogue import catalogue_scores
 from recsys.nn.searching_ranker import SearchingRanker
 from recsys.nn.tokens import is_last
 from recsys.protocols import SequenceEncoder
@@ -19,9 +18,14 @@ from recsys.training.task import Task
 from recsys.types import Embedded, History, Jagged
 
 
-def exported_programs(task: Task) -> dict[str, ExportedProgram]:
-    """By the name of the file in a bundle."""
-    programs = {MODEL: _program(task)}
+def exported_programs(task: Task, *, width: int | None) -> dict[str, ExportedProgram]:
+    """By the name of the file in a bundle.
+
+    Args:
+        task: Trained, whole, and in evaluation mode.
+        width: First numbers to keep of a sequence model's vectors. None: all.
+    """
+    programs = {MODEL: _program(task, width=width)}
     if isinstance(task, RankingTask) and (searching := task.searching) is not None:
         programs[SEARCH] = _search_program(searching)
     return programs
@@ -99,10 +103,11 @@ class SearchProgram(nn.Module):
 
 
 class SequenceProgram(nn.Module):
-    """Item vectors of histories in, scores of the catalogue out."""
+    """Item vectors of histories in, what is compared with items out."""
 
-    def __init__(self, task: SequenceTask) -> None:
+    def __init__(self, task: SequenceTask, *, width: int | None) -> None:
         super().__init__()
+        self.width = width
         self.encoder = task.encoder
         self.side_keys = task.keys[1:]
 
@@ -113,9 +118,8 @@ class SequenceProgram(nn.Module):
         times: list[Tensor],
         lengths_B: Tensor,
         is_last_L: Tensor,
-        items_VD: Tensor,
     ) -> Tensor:
-        """Give scores (B, V) of what comes after each history.
+        """Give a vector (B, D) of what comes after each history.
 
         Args:
             items_LD: Vectors of the histories' items.
@@ -123,7 +127,6 @@ class SequenceProgram(nn.Module):
             times: Second of each event, and second its prediction is for; empty without times.
             lengths_B: Events of each history.
             is_last_L: Whether an event is the last of its history.
-            items_VD: What items are scored by.
         """
         encoder = cast(SequenceEncoder, self.encoder)
         times_L, asked_at_L = times or (None, None)
@@ -131,10 +134,10 @@ class SequenceProgram(nn.Module):
         history = History(items_LD, lengths_B, by_key, times_L, asked_at_L)
         if encoder.objective == "cloze":
             history = encoder.mask(history, is_last_L)
-        return catalogue_scores(encoder, encoder(history, lengths_B.cumsum(0) - 1), items_VD)
+        return encoder.head(encoder(history, lengths_B.cumsum(0) - 1))[:, : self.width]
 
 
-def _program(task: Task) -> ExportedProgram:
+def _program(task: Task, *, width: int | None) -> ExportedProgram:
     batch, tokens = Dim("batch", min=1), Dim("tokens", min=1)
     if isinstance(task, RankingTask):
         program = RankingProgram(task).eval()
@@ -161,13 +164,12 @@ def _program(task: Task) -> ExportedProgram:
         return torch.export.export(program, arguments, dynamic_shapes=shapes)
     assert isinstance(task, SequenceTask)
     lengths_B = torch.tensor([2, 3])
-    width, *side_widths = (task.embedder.widths[key] for key in task.keys)
+    item_width, *side_widths = (task.embedder.widths[key] for key in task.keys)
     sides = [torch.zeros(5, side_width) for side_width in side_widths]
     # A tensor for each: one that were passed twice would be exported as a single input.
     num_times = 0 if task.time_key is None else 2
     times = [torch.zeros(5, dtype=torch.int64) for _ in range(num_times)]
-    items_VD = torch.zeros(task.num_items, width)
-    arguments = (torch.zeros(5, width), sides, times, lengths_B, is_last(lengths_B), items_VD)
+    arguments = (torch.zeros(5, item_width), sides, times, lengths_B, is_last(lengths_B))
     along_tokens = {0: tokens}
     shapes = (
         along_tokens,
@@ -175,9 +177,8 @@ def _program(task: Task) -> ExportedProgram:
         [along_tokens for _ in times],
         {0: batch},
         along_tokens,
-        {},
     )
-    program = SequenceProgram(task).eval()
+    program = SequenceProgram(task, width=width).eval()
     return torch.export.export(program, arguments, dynamic_shapes=shapes)
 
 

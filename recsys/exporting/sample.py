@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from features.errors import DataError, RecsysError
 from recsys.checkpoint import Manifest
@@ -28,18 +29,21 @@ class Sample:
     batches: tuple[Batch, ...]
 
 
-def sample_of_run(checkpoint: Path, manifest: Manifest) -> Sample:
+def sample_of_run(
+    checkpoint: Path, manifest: Manifest, *, reads: Literal["ranking", "sequence"]
+) -> Sample:
     """Validation rows of the data that the run was trained on; test rows where there are none.
 
     Args:
         checkpoint: Its directory.
         manifest: Of the checkpoint.
+        reads: Rows that its task trains on.
 
     Raises:
         RecsysError: the data is gone or has changed, or all of it was trained on.
     """
     try:
-        data = data_of_run(checkpoint, manifest)
+        data = data_of_run(checkpoint, manifest, reads=reads)
         split = next((name for name in ("val", "test") if data.has_split(name)), None)
     except RecsysError as error:
         needed = f"RUN: its data is needed to compare the bundle: bring it back, {_UNCHECKED}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +126,16 @@ def write_run(
     return reports
 
 
-def migrated(checkpoint: Path, schema: FeatureSchema, *, resets: Sequence[str]) -> Migration:
+def migrated(
+    checkpoint: Path, schema: FeatureSchema, *, resets: Sequence[str], data: Path | None
+) -> Migration:
     """The checked plan.
 
     Args:
         checkpoint: Directory of the old checkpoint.
         schema: The new schema.
         resets: What was given up by name.
+        data: Directory of the raw files that the new run belongs to. None: those of the old one.
 
     Raises:
         RunConfigError: something cannot be kept that was not given up.
@@ -139,7 +143,11 @@ def migrated(checkpoint: Path, schema: FeatureSchema, *, resets: Sequence[str]) 
     check_resets(resets, schema.feature_set)
     migration = plan_migration(checkpoint, schema)
     check_given_up(migration, resets)
-    return migration
+    config = dict(migration.manifest.config)
+    config["run"] = {**config.get("run", {}), "continue_from": str(checkpoint)}
+    if data is not None:
+        config["data"] = {**config.get("data", {}), "data_dir": str(data.resolve())}
+    return replace(migration, manifest=replace(migration.manifest, config=config))
 
 
 def _all_dropped(dropped: Mapping[str, pl.DataFrame]) -> pl.DataFrame:

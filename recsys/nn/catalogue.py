@@ -13,7 +13,8 @@ def catalogue_scores(encoder: SequenceEncoder, hidden_BD: Tensor, items_VD: Tens
     Args:
         encoder: Has the head.
         hidden_BD: One hidden vector per example.
-        items_VD: The item table.
+        items_VD: The item table, or the first numbers of its rows, which are compared with as many
+            of the hidden vectors.
     """
-    logits_BV = encoder.head(hidden_BD) @ items_VD.T
+    logits_BV = encoder.head(hidden_BD)[:, : items_VD.shape[1]] @ items_VD.T
     return logits_BV if encoder.item_bias_V is None else logits_BV + encoder.item_bias_V

@@ -11,7 +11,7 @@ wanted.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ class Questions:
 
 
 def bucketize(lengths_B: Tensor, *, num_tokens: int, max_length: int, where: str) -> LengthBuckets:
-    """The buckets of a batch; in an exported program a single one of width `max_length`.
+    """The buckets of a batch; in an exported program a single one, as wide as its longest.
 
     Args:
         lengths_B: Tokens of each sequence.
@@ -177,7 +177,8 @@ def bucketize(lengths_B: Tensor, *, num_tokens: int, max_length: int, where: str
         RunConfigError: a sequence is longer.
     """
     if torch.compiler.is_exporting():
-        return LengthBuckets.single(lengths_B, num_tokens=num_tokens, width=max_length)
+        width = _exported_width(lengths_B, max_length=max_length)
+        return LengthBuckets.single(lengths_B, num_tokens=num_tokens, width=width)
     buckets = LengthBuckets.of(lengths_B)
     longest = max((width for _, width in buckets.shapes), default=0)
     if longest > max_length:
@@ -187,6 +188,19 @@ def bucketize(lengths_B: Tensor, *, num_tokens: int, max_length: int, where: str
             f"max_length in the feature file (a mask at the end counts as a token)"
         )
     return buckets
+
+
+def _exported_width(lengths_B: Tensor, *, max_length: int) -> int:
+    """Slots of the longest sequence, which a program learns only when it runs; 2 at least.
+
+    Attention to a rectangle of one slot is another operation, so it would have to be known.
+    """
+    if max_length < 2:
+        return max_length
+    width = cast(int, lengths_B.max().clamp(min=2).item())  # int() would fix it to one number
+    torch._check(width >= 2)
+    torch._check(width <= max_length)
+    return width
 
 
 def lay_out(

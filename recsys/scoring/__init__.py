@@ -7,6 +7,7 @@ reading.py    a part's raw events, checked, and what is wrong with them
 histories.py  what users did before, for bundles that read it
 scorer.py     a loaded bundle
 parts.py      a part from raw events to scores
+users.py      vectors of users, and the items that fit them best; threads.py shares out the work
 counts.py     what is counted of each part; summary.py adds it up and compares it with training
 run.py        all parts, in this process or several
 """

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
-import torch
 
 from features import columns
 from features.spec import Sequence
 from recsys.data.collate import RankingCollate
 from recsys.data.rows import Rows
-from recsys.data.scoring import user_batches
-from recsys.metrics import remove_seen, top_k
+from recsys.nearest.exact import Best, Candidates, best_items
 from recsys.scoring.counts import Counts, count_features, count_scores
 from recsys.scoring.histories import LogHistories
 from recsys.scoring.plan import Settings
 from recsys.scoring.reading import EventReader, Events
 from recsys.scoring.scorer import Scorer
-from recsys.types import Batch
+from recsys.scoring.threads import mapped, one_thread_each
+from recsys.scoring.users import Users, as_rows, best_of_each
 
 # Constant, as the last bits of scores follow the shapes of batches.
-_EVENT_BATCH, _USER_BATCH = 8192, 256
-_Item = TypeVar("_Item")
-_Found = TypeVar("_Found")
+_EVENT_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,7 @@ class EventParts:
             return self._scorer.probabilities(self._collate(batch)).numpy()
 
         with one_thread_each():
-            found = list(_mapped(probabilities, starts, num_threads=self._num_threads))
+            found = list(mapped(probabilities, starts, num_threads=self._num_threads))
         empty = np.zeros((0, len(self._scorer.manifest.labels)), np.float32)
         return np.concatenate([empty, *found])
 
@@ -141,69 +133,31 @@ class UserParts:
     ) -> None:
         self._scorer, self._store, self._settings = scorer, histories.store, settings
         self._num_threads = num_threads
-        self._users = pl.read_parquet(self._store.users_file)["user"]
-        self.count = -(-len(self._users) // settings.users_per_part)
+        self._items = Candidates.of(scorer.item_vectors_VD)
+        self._num_users = len(self._store.histories or ())
+        self.count = -(-self._num_users // settings.users_per_part)
 
     def score(self, part: int) -> ScoredPart:
         """Score the users of a part."""
         size = self._settings.users_per_part
-        first, stop = part * size, min((part + 1) * size, len(self._users))
-        batches = user_batches(self._store, batch_size=_USER_BATCH, first=first, stop=stop)
-        with one_thread_each():
-            found = _mapped(self._best_items, batches, num_threads=self._num_threads)
-            best = pl.concat(list(found))
-        feature_set = self._scorer.schema.feature_set
-        user, item = feature_set.entity.user, feature_set.entity.item
-        assert user is not None, "a sequence bundle has users"
-        assert item is not None, "a sequence bundle has items"
-        frame = best.select(
-            self._users.gather(best["user"]).alias(user),
-            self._scorer.schema.decode(item, best["item"]).alias(item),
-            "score",
-            "rank",
+        first, stop = part * size, min((part + 1) * size, self._num_users)
+        users = np.arange(first, stop)
+        best = best_of_each(
+            self._scorer,
+            self._store,
+            users,
+            search=self._search,
+            num_threads=self._num_threads,
         )
+        frame = as_rows(best, users, scorer=self._scorer, store=self._store)
         counts = Counts(scored=stop - first, written=len(frame))
         return ScoredPart(frame, pl.DataFrame(), counts)
 
-    def _best_items(self, batch: Batch) -> pl.DataFrame:
-        scores_BV = remove_seen(
-            self._scorer.catalogue_scores(batch),
-            batch.targets_B,
-            batch.seen_values,
-            batch.seen_lengths_B,
+    def _search(self, users: Users) -> Best:
+        return best_items(
+            users.vectors_BD,
+            self._items,
+            k=self._settings.places,
+            seen_values=users.seen_values,
+            seen_lengths_B=users.seen_lengths_B,
         )
-        places = min(self._settings.places, scores_BV.shape[1] - 1)
-        items_BK = top_k(scores_BV, places)
-        frame = pl.DataFrame(
-            {
-                "user": batch.users_B.repeat_interleave(places).numpy(),
-                "item": items_BK.flatten().numpy(),
-                "score": scores_BV.gather(1, items_BK).flatten().numpy(),
-                "rank": torch.arange(1, places + 1).repeat(len(batch)).numpy(),
-            }
-        )
-        return frame.filter(pl.col("item") > 0)
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Within, an operation of torch runs on one thread, so that bits do not follow their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _mapped(
-    function: Callable[[_Item], _Found], items: Iterable[_Item], *, num_threads: int
-) -> Iterator[_Found]:
-    """The function of each item, in order, some at once."""
-    if num_threads == 1:
-        yield from map(function, items)
-        return
-    iterator = iter(items)
-    with ThreadPoolExecutor(num_threads) as executor:
-        while some := list(islice(iterator, 4 * num_threads)):
-            yield from executor.map(function, some)

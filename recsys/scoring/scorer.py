@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from recsys.bundle import MODEL, SEARCH, TABLES, read_bundle
+from features.errors import SchemaMismatchError
+from recsys.bundle import ITEM_BIAS, MODEL, SEARCH, TABLES, read_bundle
 from recsys.data.sequences import ItemSequence
 from recsys.nn.cutting import to_own_histories
 from recsys.nn.events import Events
@@ -43,7 +45,7 @@ class Scorer:
         search: Finds the events that the program reads; None where it reads all.
 
     Raises:
-        SchemaMismatchError: it is no whole bundle.
+        SchemaMismatchError: it is no whole bundle, or one of a sequence model of an older version.
     """
 
     def __init__(self, bundle: Path, *, precision: Literal["float32", "bf16"] = "float32") -> None:
@@ -52,11 +54,18 @@ class Scorer:
         config = replace(TablesConfig(), dense_max_bytes=sys.maxsize)
         tables = logical_tables(self.schema)
         if self.manifest.task == "sequence":
+            if self.manifest.width is None:
+                raise SchemaMismatchError(
+                    f"{bundle / MODEL}: gives no vectors, got a bundle of an older version; export "
+                    f"again"
+                )
             self._items = ItemSequence.of(self.schema.feature_set)
             if self.manifest.item_output == "separate":
                 tables = with_output(tables, of=self._items.keys[0])
         self._embedder = Embedder(tables, config=config, is_served=True).eval()
-        unpack_into(self._embedder, load_file(bundle / TABLES))
+        tensors = load_file(bundle / TABLES)
+        self._item_bias_V: Tensor | None = tensors.pop(ITEM_BIAS, None)
+        unpack_into(self._embedder, tensors)
         self.program: Program = torch.export.load(bundle / MODEL).module()
         self.search: ExportedSearch | None = None
         if (bundle / SEARCH).is_file():
@@ -87,8 +96,12 @@ class Scorer:
         return probabilities_BT.float()
 
     @torch.inference_mode()
-    def catalogue_scores(self, batch: Batch) -> Tensor:
-        """Scores (B, V) of a sequence bundle's items."""
+    def user_vectors(self, batch: Batch) -> Tensor:
+        """Vectors (B, D) of what comes after each history of a sequence bundle's users.
+
+        A score is the dot product with the vector of an item. Where items have a bias, it is their
+        last number, which a 1 in the vectors of users multiplies.
+        """
         assert batch.sequences is not None, "a sequence bundle"
         items = self._items
         tokens = Tokens.of(batch.sequences, keys=items.keys, time_key=items.time_key).as_question(
@@ -97,17 +110,28 @@ class Scorer:
         history = tokens.history(self._embedder.sequences(tokens.keyed()))
         sides = [history.sides[key] for key in items.keys[1:]]
         times = [t for t in (history.times_L, history.asked_at_L) if t is not None]
-        num_items = self.schema.num_ids(items.item)
-        assert num_items is not None, "an item catalogue is bounded"
-        catalogue_VD = self._embedder.catalogue(
-            items.keys[0] if self.manifest.item_output == "tied" else OUTPUT, num_ids=num_items
-        )
         lengths_B, is_last_L = tokens.lengths_B, is_last(tokens.lengths_B)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._is_bf16):
-            scores_BV = self.program(
-                history.items_LD, sides, times, lengths_B, is_last_L, catalogue_VD
+            vectors_BD = self.program(history.items_LD, sides, times, lengths_B, is_last_L)
+        return _with(vectors_BD.float(), self._item_bias_V, torch.ones(1))
+
+    @cached_property
+    def item_vectors_VD(self) -> Tensor:
+        """What items of a sequence bundle are scored by; row 0 is that of unknown ones."""
+        num_items = self.schema.num_ids(self._items.item)
+        assert num_items is not None, "an item catalogue is bounded"
+        tied = self.manifest.item_output == "tied"
+        with torch.inference_mode():
+            catalogue_VD = self._embedder.catalogue(
+                self._items.keys[0] if tied else OUTPUT, num_ids=num_items
             )
-        return scores_BV.float()
+        vectors_VD = catalogue_VD[:, : self.manifest.width].contiguous()
+        return _with(vectors_VD, self._item_bias_V, self._item_bias_V)
+
+    @torch.inference_mode()
+    def catalogue_scores(self, batch: Batch) -> Tensor:
+        """Scores (B, V) of a sequence bundle's items."""
+        return self.user_vectors(batch) @ self.item_vectors_VD.T
 
 
 @dataclass(frozen=True)
@@ -128,6 +152,13 @@ class ExportedSearch:
         targets = [embedded.fields[key] for key in self.columns.targets("attention")]
         events = [one_event_at_least(x.values_LD) for x in histories]
         return Events(*self.program(targets, events, histories[0].lengths_B))
+
+
+def _with(vectors: Tensor, item_bias_V: Tensor | None, last: Tensor | None) -> Tensor:
+    """Vectors with one more number where items have a bias."""
+    if item_bias_V is None or last is None:
+        return vectors
+    return torch.cat([vectors, last.expand(len(vectors)).unsqueeze(1)], dim=1)
 
 
 def one_event_at_least(packed: Tensor) -> Tensor:

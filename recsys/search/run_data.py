@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from features.errors import CheckpointMismatchError, SchemaMismatchError
-from recsys.checkpoint import Manifest
+from recsys.checkpoint import Manifest, read_schema
 from recsys.data.loader import BatchLoader
 from recsys.data.module import RecsysData
 from recsys.types import Batch
 
 
-def data_of_run(checkpoint: Path, manifest: Manifest) -> RecsysData:
+def data_of_run(
+    checkpoint: Path, manifest: Manifest, *, reads: Literal["ranking", "sequence"] = "ranking"
+) -> RecsysData:
     """Its data, encoded as it was in training.
 
     The feature file is the run's own copy where there is one: that of the configuration may have
@@ -22,6 +26,7 @@ def data_of_run(checkpoint: Path, manifest: Manifest) -> RecsysData:
     Args:
         checkpoint: Its directory.
         manifest: Of the checkpoint.
+        reads: Rows that its task trains on.
 
     Raises:
         RecsysError: the data is gone, or has changed.
@@ -34,7 +39,10 @@ def data_of_run(checkpoint: Path, manifest: Manifest) -> RecsysData:
         )
     copy = checkpoint.parent.parent / "features.yaml"
     features = str(copy) if copy.is_file() else settings["features"]
-    data = RecsysData(**{**settings, "features": features, "num_workers": 0})
+    data = RecsysData(**{**settings, "features": features, "num_workers": 0, "task": reads})
+    if manifest.config.get("run", {}).get("continue_from") is not None:
+        # Of a run that went on from another one, the ids are those of the other, whatever the data.
+        data.given_schema = replace(read_schema(checkpoint), feature_set=data.feature_set)
     found = data.schema.fingerprint()
     if found != manifest.schema_fingerprint:
         raise SchemaMismatchError(

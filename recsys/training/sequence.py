@@ -52,11 +52,15 @@ class SequenceTask(Task):
         shuffle_ties: Whether the events of one second (a basket, a page of ratings) come in another
             order at every training step, since the order in which they are stored means nothing;
             the sequence needs `times`.
+        prefix_widths: Widths at which the first numbers of vectors are to serve alone: the loss is
+            the sum of those at each, and at the full width.
         ks: Lengths of the lists that are evaluated; the last one picks the best checkpoint.
         seed: Of layers, dropout, masks and negatives.
 
     Source: Kang and McAuley, SASRec (2018); Sun et al., BERT4Rec (2019), section 3.6, whose extra
-    sequences with the last item masked are drawn here instead of stored.
+    sequences with the last item masked are drawn here instead of stored. Kusupati et al.,
+    Matryoshka Representation Learning (2022), https://arxiv.org/abs/2205.13147, equation 1, for the
+    widths; users and items are cut alike.
     """
 
     reads: ClassVar[Literal["ranking", "sequence"]] = "sequence"
@@ -73,6 +77,7 @@ class SequenceTask(Task):
         mask_share: float = 0.2,
         last_only_share: float = 0.1,
         shuffle_ties: bool = False,
+        prefix_widths: tuple[int, ...] = (),
         ks: tuple[int, ...] = (10,),
         seed: int = 0,
     ) -> None:
@@ -94,6 +99,7 @@ class SequenceTask(Task):
         self.mask_share = mask_share
         self.last_only_share = last_only_share
         self.shuffle_ties = shuffle_ties
+        self.prefix_widths = prefix_widths
         self.ks = ks
         self.popularity: ItemPopularity | None = None
         self._items: Tensor | None = None
@@ -129,6 +135,14 @@ class SequenceTask(Task):
                 f"got no `times`; add `times: COLUMN` to the sequence, or drop model.shuffle_ties"
             )
         self.candidates_key = self.key if self.item_output == "tied" else OUTPUT
+        width = layout.sequences[self.key]
+        wrong = [w for w in self.prefix_widths if not 1 <= w < width]
+        if wrong or len({*self.prefix_widths}) < len(self.prefix_widths):
+            raise RunConfigError(
+                f"model.prefix_widths: must be different widths below that of the items, got "
+                f"{[*self.prefix_widths]}; allowed 1 to {width - 1}; give others"
+            )
+        self.widths = (*self.prefix_widths, width)
         self.item = items.item
         self.num_items = layout.num_items
         self.max_length = items.feature.max_length
@@ -192,7 +206,10 @@ class SequenceTask(Task):
         if isinstance(self.loss, FullSoftmax):
             vectors_MD = self._predict(inputs, wanted_L, self.embedder.sequences(inputs.keyed()))
             items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
-            loss = self.loss(vectors_MD, items_VD, targets_M, bias_V=self.encoder.item_bias_V)
+            bias_V = self.encoder.item_bias_V
+            parts = [(vectors_MD[:, :w], items_VD[:, :w]) for w in self.widths]
+            losses = [self.loss(v, i, targets_M, bias_V=bias_V) for v, i in parts]
+            loss = torch.stack(losses).sum()
         else:
             loss = self._sampled_loss(inputs, wanted_L, targets_M, batch.users_B, tokens.lengths_B)
         loss = loss * self._share_of_targets(targets_M)
@@ -242,24 +259,34 @@ class SequenceTask(Task):
         vectors_MD = self._predict(inputs, wanted_L, vectors)
         items = vectors[self.candidates_key].values_LD
         items = items[len(items) - len(ids) :]
-        positives_M, negatives_MK = sampled_logits(
-            vectors_MD,
-            items,
-            targets_M=targets_M,
-            ids_SK=negatives.ids_SK,
-            sizes_S=negatives.sizes_S,
-            bias_V=self.encoder.item_bias_V,
-            log_expected_SK=negatives.log_expected_SK if self.loss.log_q else None,
-        )
-        return self.loss(
-            positives_M, negatives_MK, is_counted_M=targets_M > 0, num_items=self.num_items
-        )
+        log_expected_SK = negatives.log_expected_SK if self.loss.log_q else None
+        losses = []
+        for width in self.widths:
+            positives_M, negatives_MK = sampled_logits(
+                vectors_MD[:, :width],
+                items[:, :width],
+                targets_M=targets_M,
+                ids_SK=negatives.ids_SK,
+                sizes_S=negatives.sizes_S,
+                bias_V=self.encoder.item_bias_V,
+                log_expected_SK=log_expected_SK,
+            )
+            is_counted_M, num_items = targets_M > 0, self.num_items
+            losses.append(
+                self.loss(positives_M, negatives_MK, is_counted_M=is_counted_M, num_items=num_items)
+            )
+        return torch.stack(losses).sum()
 
     # ---------------------------------------------------------------------------- evaluation
-    def forward(self, batch: Batch) -> Tensor:
-        """Scores of the whole catalogue for what comes after each history, (B, V)."""
+    def forward(self, batch: Batch, *, width: int | None = None) -> Tensor:
+        """Scores of the whole catalogue for what comes after each history, (B, V).
+
+        Args:
+            batch: Histories.
+            width: First numbers of vectors that count. None: all.
+        """
         items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
-        return catalogue_scores(self.encoder, self._ask(batch), items_VD)
+        return catalogue_scores(self.encoder, self._ask(batch), items_VD[:, :width])
 
     def _ask(self, batch: Batch) -> Tensor:
         """Hidden vectors (B, D) of what comes after each history."""

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.edits.continuing import continue_schema
-from features.errors import DataError, FeatureConfigError
 from features.edits.expiry import expired_values, parse_span
+from features.errors import DataError, FeatureConfigError
 from features.fit import fit_schema
 
 TIMED = "entity: {time: t}"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from commands import recsys_command
 
-from recsys.scoring.parts import one_thread_each
 from recsys.scoring.progress import Progress
+from recsys.scoring.threads import one_thread_each
 from recsys.scoring.workers import threads_of_each
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training.runs import data_module, write_inputs
 
+from features.errors import RunConfigError
 from models import HSTU, BERT4Rec, ESASRec, GSASRec, SASRec
 from recsys.losses import BinaryCrossEntropy, FullSoftmax, GeneralizedBCE, SampledSoftmax
 from recsys.nn.event_ids import EventIds
@@ -306,3 +307,43 @@ def test_a_step_under_bf16_autocast_is_the_full_precision_one_rounded(directory,
     assert not torch.equal(exact, rounded)
     torch.testing.assert_close(rounded_value, value, rtol=0.02, atol=0)
     assert torch.cosine_similarity(exact, rounded, dim=0) > 0.99
+
+
+# ------------------------------------------------------------------------------- short vectors
+@pytest.mark.parametrize(
+    "loss", [FullSoftmax(), SampledSoftmax(num_negatives=5, negatives_per="batch")]
+)
+@pytest.mark.parametrize("encoder", [SASRec, BERT4Rec])
+def test_the_loss_of_prefixes_is_the_sum_of_those_at_each_width(directory, encoder, loss):
+    data = data_module(directory, "sequence", batch_size=16)
+    batch = next(iter(data.train_dataloader()))
+
+    def loss_of(**settings):
+        task = built_task(data, encoder, loss=loss, **settings)
+        task.trainer = SimpleNamespace(world_size=1, global_step=0)
+        task.log_loss = lambda loss, num_examples: None
+        return task, task.training_step(batch, 0).detach()
+
+    task, full = loss_of()
+    width = task.widths[-1]
+    assert task.widths == (width,)
+    _, together = loss_of(prefix_widths=(2, 5))
+    alone = []
+    for kept in (2, 5, width):
+        task, _ = loss_of()
+        head = task.encoder.head
+        # Numbers of users that are 0 take those of items out of the product.
+        task.encoder.head = lambda hidden_MD, head=head, kept=kept: torch.nn.functional.pad(
+            head(hidden_MD)[:, :kept], (0, width - kept)
+        )
+        alone.append(task.training_step(batch, 0).detach())
+    assert float(alone[-1]) == float(full)
+    assert float(alone[0]) != pytest.approx(float(alone[1]), abs=1e-4)
+    assert float(together) == pytest.approx(float(sum(alone)), rel=1e-5)
+
+
+@pytest.mark.parametrize("widths", [(0,), (2, 2), (999,)])
+def test_widths_that_are_none(directory, widths):
+    data = data_module(directory, "sequence", batch_size=16)
+    with pytest.raises(RunConfigError, match=r"model\.prefix_widths: must be different widths"):
+        built_task(data, prefix_widths=widths)

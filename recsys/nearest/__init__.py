@@ -1,0 +1,5 @@
+"""The items nearest to a user: tensors in, tensors out; nothing is read or written here.
+
+exact.py    the best items by dot product, by a chunked matrix product
+index.py    about the best, from an index of FAISS
+"""

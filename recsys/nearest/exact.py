@@ -1,0 +1,221 @@
+"""The best items of each user by dot product, without all users times all items at once.
+
+B users · C candidates · V items, the out-of-vocabulary id 0 included · D width · K places ·
+G blocks of a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# A block's best score stands for it, so that only K blocks are looked into. On one core (128 users,
+# a million items of 64 numbers, K = 100) the product takes 260 to 450 ms; the best of all scores
+# 380 ms, by blocks of 32 120 ms.
+_BLOCK = 32
+_CHUNK = 65_536  # candidates whose scores lie in memory together
+_USERS = 32  # users whose candidates' vectors lie in memory together
+_LOW = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items that may be given.
+
+    Attributes:
+        ids_C: Their ids, in rising order; never 0.
+        vectors_CD: What they are scored by.
+        place_V: Place of each id in `ids_C`; -1 of those that are no candidates.
+    """
+
+    ids_C: Tensor
+    vectors_CD: Tensor
+    place_V: Tensor
+
+    @classmethod
+    def of(cls, vectors_VD: Tensor, *, allowed_V: Tensor | None = None) -> Self:
+        """Some items of a catalogue.
+
+        Args:
+            vectors_VD: Of all of them.
+            allowed_V: Which may be given. None: all but id 0.
+        """
+        if allowed_V is None:
+            allowed_V = torch.ones(len(vectors_VD), dtype=torch.bool)
+        allowed_V = allowed_V.clone()
+        allowed_V[0] = False
+        ids_C = allowed_V.nonzero().squeeze(1)
+        place_V = torch.where(allowed_V, allowed_V.cumsum(0) - 1, -1)
+        return cls(ids_C, vectors_VD[ids_C], place_V)
+
+    def __len__(self) -> int:
+        """C."""
+        return len(self.ids_C)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best items of each user, best first.
+
+    Attributes:
+        ids_BK: Their ids; 0 where fewer than K are left.
+        scores_BK: Their scores; -inf where there is no item.
+    """
+
+    ids_BK: Tensor
+    scores_BK: Tensor
+
+
+def best_items(
+    users_BD: Tensor,
+    items: Candidates,
+    *,
+    k: int,
+    seen_values: Tensor | None = None,
+    seen_lengths_B: Tensor | None = None,
+) -> Best:
+    """The K candidates of the highest scores; of equal scores, the lower id comes first.
+
+    K is k, or the number of candidates where those are fewer.
+
+    Args:
+        users_BD: Finite vectors.
+        items: With finite vectors.
+        k: Places.
+        seen_values: Item ids that a user is not given, packed; repeats are fine. None: none.
+        seen_lengths_B: Their number for each user.
+    """
+    k = min(k, len(items))
+    seen = None
+    if seen_values is not None and seen_lengths_B is not None:
+        seen = _Seen.of(items.place_V[seen_values], seen_lengths_B)
+    best_BK: Tensor | None = None
+    for start in range(0, len(items), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        scores_BC = users_BD @ items.vectors_CD[part].T
+        if seen is not None:
+            seen.remove(scores_BC, start=start)
+        keys_BK = _best_keys(scores_BC, k=k, start=start)
+        if best_BK is not None:
+            keys_BK = _highest(torch.cat([best_BK, keys_BK], dim=1), k)
+        best_BK = keys_BK
+    if best_BK is None:
+        return Best(torch.zeros(len(users_BD), 0, dtype=torch.int64), users_BD[:, :0])
+    places_BK, scores_BK = _places(best_BK), _scores(best_BK)
+    ids_BK = items.ids_C[places_BK.clamp(max=len(items) - 1)].where(scores_BK > -torch.inf, 0)
+    return Best(ids_BK, scores_BK)
+
+
+def best_of(
+    places_BM: Tensor,
+    users_BD: Tensor,
+    items: Candidates,
+    *,
+    k: int,
+    seen_values: Tensor | None = None,
+    seen_lengths_B: Tensor | None = None,
+) -> Best:
+    """The K best of some candidates of each user, in the order of `best_items`.
+
+    Args:
+        places_BM: Places of the candidates, none twice; -1 stands for none.
+        users_BD: Finite vectors.
+        items: With finite vectors.
+        k: K.
+        seen_values: Item ids that a user is not given, packed. None: none.
+        seen_lengths_B: Their number for each user.
+    """
+    safe_BM = places_BM.clamp(min=0)
+    few = zip(users_BD.split(_USERS), safe_BM.split(_USERS), strict=True)
+    scores_BM = torch.cat([(items.vectors_CD[p] @ u.unsqueeze(2)).squeeze(2) for u, p in few])
+    is_out_BM = places_BM < 0
+    if seen_values is not None and seen_lengths_B is not None:
+        users_S = torch.arange(len(users_BD)).repeat_interleave(seen_lengths_B)
+        pairs_S = users_S * len(items.place_V) + items.place_V[seen_values]
+        first_B1 = (torch.arange(len(users_BD)) * len(items.place_V)).unsqueeze(1)
+        is_out_BM |= torch.isin(first_B1 + safe_BM, pairs_S[items.place_V[seen_values] >= 0])
+    scores_BM = scores_BM.masked_fill(is_out_BM, -torch.inf)
+    if scores_BM.shape[1] < k:
+        scores_BM = F.pad(scores_BM, (0, k - scores_BM.shape[1]), value=-torch.inf)
+        safe_BM = F.pad(safe_BM, (0, k - safe_BM.shape[1]))
+    keys_BK = _highest(_keys(scores_BM, safe_BM), k)
+    scores_BK = _scores(keys_BK)
+    return Best(items.ids_C[_places(keys_BK)].where(scores_BK > -torch.inf, 0), scores_BK)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Which candidates which user has seen, in the order of the candidates."""
+
+    places_S: Tensor
+    users_S: Tensor
+
+    @classmethod
+    def of(cls, places: Tensor, lengths_B: Tensor) -> Self:
+        users = torch.arange(len(lengths_B)).repeat_interleave(lengths_B)
+        is_candidate = places >= 0
+        places, users = places[is_candidate], users[is_candidate]
+        order_S = places.argsort()
+        return cls(places[order_S].contiguous(), users[order_S])
+
+    def remove(self, scores_BC: Tensor, *, start: int) -> None:
+        """Give -inf to those of a chunk."""
+        bounds = torch.tensor([start, start + scores_BC.shape[1]])
+        first, stop = torch.searchsorted(self.places_S, bounds).tolist()
+        scores_BC[self.users_S[first:stop], self.places_S[first:stop] - start] = -torch.inf
+
+
+def _best_keys(scores_BC: Tensor, *, k: int, start: int) -> Tensor:
+    """Keys of the k best of a chunk, or of all where those are fewer, best first."""
+    num_candidates = scores_BC.shape[1]
+    places_C = torch.arange(start, start + num_candidates)
+    num_blocks = num_candidates // _BLOCK
+    if num_blocks <= 2 * k:  # there is little to skip
+        return _top(scores_BC, places_C, k)
+    in_blocks = num_blocks * _BLOCK
+    blocks = scores_BC[:, :in_blocks].unflatten(1, (num_blocks, _BLOCK))
+    # The k best lie in the k best blocks, for each of these has one item at least as good. Of
+    # blocks that are as good the first counts, so of equal scores the lower ids are found.
+    chosen_BK = _places(_top(blocks.amax(2), torch.arange(num_blocks), k))
+    scores = blocks.gather(1, chosen_BK.unsqueeze(2).expand(-1, -1, _BLOCK)).flatten(1)
+    places = places_C[:in_blocks].view(num_blocks, _BLOCK)[chosen_BK].flatten(1)
+    rest_BC = scores_BC[:, in_blocks:]
+    rest_places_BC = places_C[in_blocks:].expand_as(rest_BC)
+    return _top(torch.cat([scores, rest_BC], 1), torch.cat([places, rest_places_BC], 1), k)
+
+
+def _top(scores: Tensor, places: Tensor, k: int) -> Tensor:
+    """Keys of the k best scores of each row, or of all, best first."""
+    k = min(k, scores.shape[1])
+    best_BK, found_BK = scores.topk(k, dim=1)
+    # Keys are slow to sort, so all of them are made only where the last place has several equals.
+    if ((scores >= best_BK[:, -1:]).sum(dim=1) > k).any():
+        return _highest(_keys(scores, places), k)
+    return _highest(_keys(best_BK, places.expand_as(scores).gather(1, found_BK)), k)
+
+
+def _highest(keys: Tensor, k: int) -> Tensor:
+    return keys.topk(min(k, keys.shape[1]), dim=1).values
+
+
+def _keys(scores: Tensor, places: Tensor) -> Tensor:
+    """Whole numbers in the order of the scores and, where they are equal, of the places."""
+    bits = (scores + 0.0).view(torch.int32)  # the sum makes -0 a 0
+    return (_ordered(bits).long() << 32) | (_LOW - places)
+
+
+def _places(keys: Tensor) -> Tensor:
+    return _LOW - (keys & _LOW)
+
+
+def _scores(keys: Tensor) -> Tensor:
+    return _ordered((keys >> 32).int()).view(torch.float32)
+
+
+def _ordered(bits: Tensor) -> Tensor:
+    """Turns the bits of numbers into whole numbers of the same order, and back."""
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)

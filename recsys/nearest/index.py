@@ -1,0 +1,148 @@
+"""Approximate search with FAISS: candidates from an index, their scores from the vectors.
+
+B users · C candidates · D width · K places · M candidates that an index gives.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from features.errors import OutputError, RunConfigError, SchemaMismatchError
+from recsys.nearest.exact import Best, Candidates, best_of
+
+IndexKind = Literal["ivf", "hnsw", "pq"]
+_HNSW_LINKS, _HNSW_EF = 32, 200
+_PQ_NUMBERS = 4  # of a vector to a byte
+_PQ_BITS = 8
+_POINTS = 39  # that FAISS wants for each centre that it learns
+_IVF_SHARE = 4  # a search visits one cell in so many
+_TRAINED_ON = 200_000
+# How many times k an index is asked for: its own order is not that of the scores.
+_OVERFETCH = {"ivf": 1, "hnsw": 1, "pq": 4}
+
+
+class ItemIndex:
+    """Candidates in an index by dot product.
+
+    Args:
+        items: The candidates.
+        kind: `ivf` visits some cells of the space, `hnsw` walks a graph, `pq` compares short codes.
+        path: File that it is read from, or else built and saved as.
+
+    Attributes:
+        is_new: Whether it was built.
+
+    Raises:
+        OutputError: it cannot be saved.
+        RunConfigError: FAISS is not installed.
+        SchemaMismatchError: the file is no index of these candidates.
+    """
+
+    def __init__(self, items: Candidates, *, kind: IndexKind, path: Path) -> None:
+        faiss = _faiss()
+        self._items, self._kind = items, kind
+        self.is_new = not path.is_file()
+        if self.is_new:
+            self._index = _built(faiss, items.vectors_CD, kind=kind)
+            _save(faiss, self._index, path)
+        else:
+            try:
+                self._index = faiss.read_index(str(path))
+            except RuntimeError as error:
+                raise SchemaMismatchError(
+                    f"{path}: is no index, got {str(error).splitlines()[-1]}; delete it, and it is "
+                    f"built again"
+                ) from None
+        if self._index.ntotal != len(items):
+            raise SchemaMismatchError(
+                f"{path}: is of other items, got {self._index.ntotal}; allowed {len(items)}; "
+                f"delete it, and it is built again"
+            )
+        faiss.omp_set_num_threads(1)  # groups of users are shared out among threads already
+
+    def best_items(
+        self,
+        users_BD: Tensor,
+        *,
+        k: int,
+        seen_values: Tensor | None = None,
+        seen_lengths_B: Tensor | None = None,
+    ) -> Best:
+        """About the best items; the arguments are those of `exact.best_items`."""
+        most_seen = 0
+        if seen_values is not None and seen_lengths_B is not None and len(seen_lengths_B):
+            most_seen = int(seen_lengths_B.max())
+        wanted = min(_OVERFETCH[self._kind] * k + most_seen, len(self._items))
+        parameters = self._parameters(wanted)
+        _, places = self._index.search(users_BD.contiguous().numpy(), wanted, params=parameters)
+        return best_of(
+            torch.from_numpy(places),
+            users_BD,
+            self._items,
+            k=min(k, len(self._items)),
+            seen_values=seen_values,
+            seen_lengths_B=seen_lengths_B,
+        )
+
+    def _parameters(self, wanted: int) -> Any:
+        faiss = _faiss()
+        match self._kind:
+            case "ivf":
+                return faiss.SearchParametersIVF(nprobe=-(-self._index.nlist // _IVF_SHARE))
+            case "hnsw":
+                return faiss.SearchParametersHNSW(efSearch=max(_HNSW_EF, 2 * wanted))
+            case "pq":
+                return None
+
+
+def _built(faiss: Any, vectors_CD: Tensor, *, kind: IndexKind) -> Any:
+    count, width = vectors_CD.shape
+    vectors = vectors_CD.contiguous().numpy()
+    match kind:
+        case "ivf":
+            cells = max(1, min(round(4 * math.sqrt(count)), count // _POINTS))
+            index = faiss.IndexIVFFlat(
+                faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT
+            )
+        case "hnsw":
+            index = faiss.IndexHNSWFlat(width, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        case "pq":
+            parts = max(1, width // _PQ_NUMBERS)
+            while width % parts:
+                parts -= 1
+            bits = min(_PQ_BITS, max(1, int(math.log2(max(count / _POINTS, 2)))))
+            index = faiss.IndexPQ(width, parts, bits, faiss.METRIC_INNER_PRODUCT)
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(count, generator=generator)[:_TRAINED_ON].sort().values.numpy()
+    index.train(vectors[chosen])
+    index.add(vectors)
+    return index
+
+
+def _save(faiss: Any, index: Any, path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        faiss.write_index(index, str(partial))
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: cannot be written, got {str(error).splitlines()[-1]}; make room, or let the "
+            f"folder be written"
+        ) from None
+
+
+def _faiss() -> Any:
+    try:
+        return import_module("faiss")  # which has no types
+    except ImportError:
+        raise RunConfigError(
+            "--index: needs FAISS, got none installed; allowed without it exact; run `make "
+            "install`, which installs faiss-cpu"
+        ) from None

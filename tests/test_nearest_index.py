@@ -1,0 +1,88 @@
+"""Indexes find most of the best items, with exact scores, and are read again from their files."""
+
+import pytest
+import torch
+
+from features.errors import SchemaMismatchError
+from recsys.nearest.exact import Candidates, best_items, best_of
+from recsys.retrieval.ann import recall
+
+KINDS = ["ivf", "hnsw", "pq"]
+
+
+@pytest.fixture(scope="module")
+def clustered():
+    """Vectors with neighbours, as trained ones have."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(40, 16, generator=generator)
+    vectors_VD = centres[torch.arange(3000) % 40]
+    vectors_VD = vectors_VD + 0.5 * torch.randn(3000, 16, generator=generator)
+    users_BD = centres[:20] + 0.5 * torch.randn(20, 16, generator=generator)
+    seen = torch.randint(1, 3000, (20 * 30,), generator=generator)
+    allowed_V = torch.rand(3000, generator=generator) < 0.8
+    return Candidates.of(vectors_VD, allowed_V=allowed_V), users_BD, seen, torch.full((20,), 30)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_index_finds_most_and_is_read_again(clustered, tmp_path, kind):
+    pytest.importorskip("faiss")
+    from recsys.nearest.index import ItemIndex
+
+    items, users_BD, seen, lengths_B = clustered
+    wanted = {"k": 20, "seen_values": seen, "seen_lengths_B": lengths_B}
+    exact = best_items(users_BD, items, **wanted)
+    index = ItemIndex(items, kind=kind, path=tmp_path / "a.faiss")
+    found = index.best_items(users_BD, **wanted)
+    assert index.is_new
+    assert recall(found.ids_BK, exact.ids_BK).mean() > 0.9
+    for user, ids_K in enumerate(found.ids_BK):
+        had = set(seen[30 * user : 30 * user + 30].tolist())
+        assert not set(ids_K.tolist()) & had
+        assert set(ids_K.tolist()) <= {*items.ids_C.tolist()}
+        scores_K = items.vectors_CD[items.place_V[ids_K]] @ users_BD[user]
+        torch.testing.assert_close(found.scores_BK[user], scores_K)
+        assert found.scores_BK[user].diff().le(0).all()
+    again = ItemIndex(items, kind=kind, path=tmp_path / "a.faiss")
+    assert not again.is_new
+    assert torch.equal(again.best_items(users_BD, **wanted).ids_BK, found.ids_BK)
+    fewer = Candidates.of(torch.ones(7, 16))
+    with pytest.raises(SchemaMismatchError, match=r"is of other items, got .*; allowed 6; delete"):
+        ItemIndex(fewer, kind=kind, path=tmp_path / "a.faiss")
+    (tmp_path / "a.faiss").write_bytes(b"nothing")
+    with pytest.raises(SchemaMismatchError, match=r"is no index, got .*; delete it"):
+        ItemIndex(items, kind=kind, path=tmp_path / "a.faiss")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_items(tmp_path, kind):
+    pytest.importorskip("faiss")
+    from recsys.nearest.index import ItemIndex
+
+    items = Candidates.of(torch.eye(5)[:, :3])
+    found = ItemIndex(items, kind=kind, path=tmp_path / "few.faiss").best_items(
+        torch.tensor([[1.0, 2.0, 3.0]]),
+        k=10,
+        seen_values=torch.tensor([2]),
+        seen_lengths_B=torch.tensor([1]),
+    )
+    assert found.ids_BK[0, :3].tolist() == [1, 3, 4]
+    assert found.ids_BK.shape == (1, 4)
+    assert found.ids_BK[0, 3] == 0
+
+
+def test_the_best_of_all_candidates_are_the_best(clustered):
+    items, users_BD, seen, lengths_B = clustered
+    wanted = {"k": 30, "seen_values": seen, "seen_lengths_B": lengths_B}
+    everything = torch.arange(len(items)).flip(0).expand(len(users_BD), -1)
+    found, exact = (
+        best_of(everything, users_BD, items, **wanted),
+        best_items(users_BD, items, **wanted),
+    )
+    assert torch.equal(found.ids_BK, exact.ids_BK)
+    torch.testing.assert_close(found.scores_BK, exact.scores_BK)
+
+
+def test_recall_of_lists():
+    exact_BK = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [0, 0, 0, 0]])
+    found_BK = torch.tensor([[4, 9, 1, 0], [6, 7, 8, 5], [1, 2, 3, 4]])
+    assert recall(found_BK, exact_BK).tolist() == [0.5, 1.0, 1.0]
