@@ -319,7 +319,7 @@ def test_the_kinds_of_warnings_are_listed():
 
 def test_the_files_of_a_bundle_are_listed():
     for name in (CARD, MANIFEST, MODEL, SCHEMA + "/", SEARCH, TABLES_FILE):
-        assert f"| `{name}` |" in SCORING
+        assert f"| `{name}` |" in PAGES["bundles"]
 
 
 # -------------------------------------------------------------------------------------- pages
