@@ -41,3 +41,13 @@ def format_bytes(num_bytes: int) -> str:
             break
         size /= 1000
     return f"{num_bytes} B" if unit == "B" else f"{size:.3g} {unit}"
+
+
+def binary_size(num_bytes: int) -> str:
+    """A size with three digits and a binary unit, as memory is sold."""
+    size, unit = float(num_bytes), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the last one is used below
+        if size < 1000:
+            break
+        size /= 1024
+    return f"{num_bytes} B" if unit == "B" else f"{size:.3g} {unit}"

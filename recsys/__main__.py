@@ -9,6 +9,7 @@ VERBS = {
     "doctor": ("recsys.doctor", "check the installation and the machine"),
     "init": ("recsys.init", "write a first feature file and run file from Parquet files"),
     "simulate": ("recsys.data.simulate", "write a click log whose true probabilities are known"),
+    "plan": ("recsys.plan", "say whether the tables of a run fit, on hardware at hand or not"),
     "diff": ("recsys.diff", "say what an edit of a feature file keeps of what was learned"),
     "export": ("recsys.export", "turn a checkpoint into a bundle"),
     "export-search": ("recsys.export_search", "write what finds events in histories, by itself"),

@@ -33,7 +33,7 @@ from recsys.data.sequences import (
     training_source,
 )
 from recsys.data.sources import ParquetSource, RowSource
-from recsys.data.store import EncodedStore, prepare
+from recsys.data.store import EncodedStore, prepare, schema_without_building
 
 _USES = {"train": "train on", "val": "validate on (val)", "test": "test on (test)"}
 
@@ -142,6 +142,29 @@ class RecsysData(LightningDataModule):
         """
         schema = replace(self.store.schema, feature_set=self.feature_set)
         return with_plans(schema, self.features_file.parent)
+
+    def schema_in_advance(self) -> tuple[FeatureSchema, str]:
+        """The schema that training will have, without encoding any data, and where it is from.
+
+        It is that of the encoded data where there is some, or else fitted. Where the raw data is
+        not here, that of the newest encoded data of the same features.
+
+        Raises:
+            FeatureConfigError: the feature file does not fit the task, or a plan is missing.
+            DataError: neither the data nor its encoded form is here, or it is wrong.
+        """
+        if self.task == "sequence":
+            _check_window_step(self.window_step, ItemSequence.of(self.feature_set))
+        else:
+            _check_window_step(self.window_step, None)
+        if self.given_schema is not None:
+            schema, source = self.given_schema, "that of the run to continue"
+        else:
+            schema, source = schema_without_building(
+                self.feature_set, self.data_dir, self._store_root
+            )
+        schema = replace(schema, feature_set=self.feature_set)
+        return with_plans(schema, self.features_file.parent), source
 
     def prepare_data(self) -> None:
         """Build the encoded data, once per machine."""

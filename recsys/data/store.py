@@ -22,6 +22,7 @@ from pathlib import Path
 import xxhash
 from filelock import FileLock
 
+from features.check import fit_file
 from features.errors import DataError
 from features.schema import FeatureSchema
 from features.sources import source_files
@@ -163,10 +164,7 @@ def prepare(
     data_fingerprint = fingerprint_files(
         source_files(feature_set, data_dir), cache=store_root / "fingerprints.json"
     )
-    identity = f"{FORMAT_VERSION}|{_of_rows(feature_set)}|{data_fingerprint}"
-    if schema is not None:
-        identity += f"|{schema.fingerprint()}"
-    path = store_root / xxhash.xxh3_64_hexdigest(identity.encode())
+    path = _path(store_root, feature_set, data_fingerprint, schema=schema)
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             try:
@@ -192,6 +190,54 @@ def prepare(
             shutil.rmtree(unfinished, ignore_errors=True)
         _log.info("built %s in %.1f s: %s examples", path, time.monotonic() - started, rows)
     return EncodedStore.open(path)
+
+
+def schema_without_building(
+    feature_set: FeatureSet, data_dir: Path, store_root: Path
+) -> tuple[FeatureSchema, str]:
+    """The schema of a feature set and its data, and in words where it was found.
+
+    Args:
+        feature_set: What would be encoded.
+        data_dir: Directory of the raw files; where they are not, the newest store of the same
+            features counts.
+        store_root: Directory of all stores.
+
+    Raises:
+        DataError: there is neither raw data nor a store, or the data does not fit.
+    """
+    try:
+        files = source_files(feature_set, data_dir)
+    except DataError as error:
+        if (path := _newest_store(feature_set, store_root)) is None:
+            raise DataError(
+                f"{mistake}; nor is it encoded already below {store_root}"
+                for mistake in error.mistakes
+            ) from None
+        return load_schema(path / SCHEMA), f"of {path}, since the data is not here"
+    data_fingerprint = fingerprint_files(files, cache=store_root / "fingerprints.json")
+    path = _path(store_root, feature_set, data_fingerprint, schema=None)
+    if (path / MANIFEST).is_file():
+        return load_schema(path / SCHEMA), f"of {path}"
+    return fit_file(feature_set, data_dir), f"fitted to {data_dir}"
+
+
+def _path(
+    root: Path, feature_set: FeatureSet, data_fingerprint: str, *, schema: FeatureSchema | None
+) -> Path:
+    identity = f"{FORMAT_VERSION}|{_of_rows(feature_set)}|{data_fingerprint}"
+    if schema is not None:
+        identity += f"|{schema.fingerprint()}"
+    return root / xxhash.xxh3_64_hexdigest(identity.encode())
+
+
+def _newest_store(feature_set: FeatureSet, root: Path) -> Path | None:
+    manifests = sorted(root.glob(f"*/{MANIFEST}"), key=lambda m: m.stat().st_mtime, reverse=True)
+    wanted = _of_rows(feature_set)
+    for manifest in manifests:
+        if _of_rows(load_schema(manifest.parent / SCHEMA).feature_set) == wanted:
+            return manifest.parent
+    return None
 
 
 def _of_rows(feature_set: FeatureSet) -> str:

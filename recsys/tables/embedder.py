@@ -205,6 +205,20 @@ class Embedder(nn.Module):
         """Tables of the TorchRec collections."""
         return tuple(t for tables in self._sharded.values() for t in tables)
 
+    def sharded_parameters(self) -> list[nn.Parameter]:
+        """Weights of the TorchRec collections."""
+        stores = [self.get_submodule(place) for place in self._sharded]
+        return [parameter for store in stores for parameter in store.parameters()]
+
+    def scheme_storing(self, table: str) -> Scheme:
+        """The scheme that a physical table belongs to."""
+        return next(s for s in self._schemes if table in {t.name for t in s.physical_tables})
+
+    def lookup_lengths(self) -> dict[str, list[int]]:
+        """Most ids of an example, by sharded table, of each of its lookups."""
+        lookups = {table.name: self._lookups_of([table]) for table in self.sharded_tables()}
+        return {t: [self.readers[x.reader].max_length for x in of] for t, of in lookups.items()}
+
     def replicated_tables(self) -> tuple[PhysicalTable, ...]:
         """Tables of the dense optimiser."""
         names = {*self.replicated.weights, *self.replicated.held}
@@ -279,8 +293,8 @@ class Embedder(nn.Module):
         return [x for scheme in self._schemes for x in scheme.lookups if x.table in names]
 
     def _bag_pooling(self, table: str) -> str:
-        scheme = next(s for s in self._schemes if table in {t.name for t in s.physical_tables})
-        return next((r.pooling for r in scheme.table.readers if r.is_multi_valued), "sum")
+        readers = self.scheme_storing(table).table.readers
+        return next((r.pooling for r in readers if r.is_multi_valued), "sum")
 
     def _scheme(self, name: str) -> Scheme:
         scheme = self.schemes[name]

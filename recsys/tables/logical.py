@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from features.columns import sequence_column
 from features.errors import FeatureConfigError
@@ -47,6 +47,7 @@ class Reader:
             example do; `none`: an event has one id.
         source: Key of its ids in a batch. None: that of its vectors.
         first_name: What the namespace was called at first, where it was renamed since.
+        max_length: Most events of an example, of a sequence; 1 of all else.
     """
 
     key: str
@@ -59,6 +60,7 @@ class Reader:
     event_pooling: Pooling = "none"
     source: str | None = None
     first_name: str | None = None
+    max_length: int = 1
 
     @property
     def salt_name(self) -> str:
@@ -102,16 +104,9 @@ def logical_tables(schema: FeatureSchema) -> tuple[LogicalTable, ...]:
     """All tables of a schema that some feature reads, in the order of the feature file."""
     feature_set = schema.feature_set
     readers: dict[str, list[Reader]] = {}
-    for key, (of, pooling, is_multi_valued) in _columns(schema).items():
-        reader = _reader(
-            schema,
-            of,
-            key=key,
-            position=sum(len(group) for group in readers.values()),
-            pooling=pooling,
-            is_multi_valued=is_multi_valued,
-        )
-        readers.setdefault(feature_set.table_of(of), []).append(reader)
+    for position, (key, column) in enumerate(_columns(schema).items()):
+        reader = _reader(schema, column, key=key, position=position)
+        readers.setdefault(feature_set.table_of(column.of), []).append(reader)
     tables = feature_set.resolved_tables()
     return tuple(
         table
@@ -170,33 +165,36 @@ def with_output(tables: tuple[LogicalTable, ...], *, of: str) -> tuple[LogicalTa
     return (*tables, doubled)
 
 
-def _columns(schema: FeatureSchema) -> dict[str, tuple[str, Pooling, bool]]:
-    """Keys of a batch in file order -> (feature that has the ids, pooling, is multi-valued)."""
-    columns: dict[str, tuple[str, Pooling, bool]] = {}
+class _Column(NamedTuple):
+    """Of a batch; `of` is the feature that has the ids."""
+
+    of: str
+    pooling: Pooling
+    is_multi_valued: bool
+    max_length: int = 1
+
+
+def _columns(schema: FeatureSchema) -> dict[str, _Column]:
+    """Columns of a batch by key, in file order."""
+    columns: dict[str, _Column] = {}
     for feature in schema.feature_set.features:
         match feature:
             case Sequence():
                 for of in feature.columns:
-                    columns[sequence_column(feature.name, of)] = (of, feature.pooling, True)
+                    key = sequence_column(feature.name, of)
+                    columns[key] = _Column(of, feature.pooling, True, feature.max_length)
             case Categorical():
                 is_multi_valued = schema.is_multi_valued(feature.name)
-                columns[feature.name] = (feature.name, feature.pooling, is_multi_valued)
+                columns[feature.name] = _Column(feature.name, feature.pooling, is_multi_valued)
             case Bucketized():
-                columns[feature.name] = (feature.name, "mean", False)
+                columns[feature.name] = _Column(feature.name, "mean", False)
             case _:
                 pass
     return columns
 
 
-def _reader(
-    schema: FeatureSchema,
-    feature: str,
-    *,
-    key: str,
-    position: int,
-    pooling: Pooling,
-    is_multi_valued: bool,
-) -> Reader:
+def _reader(schema: FeatureSchema, column: _Column, *, key: str, position: int) -> Reader:
+    feature = column.of
     spec = schema.feature_set.feature(feature)
     has_lists_of_events = key != feature and schema.is_multi_valued(feature)
     namespace = (spec.like if isinstance(spec, Categorical) else None) or feature
@@ -206,10 +204,11 @@ def _reader(
         namespace=namespace,
         num_ids=schema.num_ids(feature),
         probes=spec.probes,
-        pooling=pooling,
-        is_multi_valued=is_multi_valued,
+        pooling=column.pooling,
+        is_multi_valued=column.is_multi_valued,
         event_pooling=spec.pooling if has_lists_of_events else "none",
         first_name=schema.feature_set.feature(namespace).renamed_from,
+        max_length=column.max_length,
     )
 
 

@@ -8,7 +8,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, TypeVar
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import RichProgressBar
@@ -51,6 +51,7 @@ _FOLLOWING = {**_LINKED, "data.task": "model.class_path"}
 _SECTIONS = {"data": RecsysData, "model": Task, "run": RunConfig, "trainer": Trainer}
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 _PARSER = {"exit_on_error": False, "allow_abbrev": False}
+_CLI = TypeVar("_CLI", bound="RecsysCLI")
 
 
 class RecsysCLI(LightningCLI):
@@ -86,18 +87,7 @@ class RecsysCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Check everything that can be checked before a process group starts; then the trainer."""
         config, verb = self._config(), str(self.subcommand)
-        check_trainer_settings(config.trainer)
-        if verb == "fit":
-            check_stages(
-                self.datamodule.feature_set, warm_up=self.run.warm_up, reads=self.model.reads
-            )
-        self.datamodule.task = self.model.reads
-        continued = None
-        if self.run.continue_from is not None:
-            continued = find_checkpoint(Path(self.run.continue_from), where="run.continue_from")
-            self.datamodule.given_schema = continued_schema(
-                continued, self.datamodule.feature_set, file=self.datamodule.features_file
-            )
+        continued = self._check_inputs()
         self.model.build(self.datamodule.schema)
         self.datamodule.require_examples(*_SPLITS[verb])
         with refused("model.init_args.optimizer"):
@@ -140,6 +130,22 @@ class RecsysCLI(LightningCLI):
                 print(f"{self.directory}: the earlier run is kept as {kept}")
             self._write_inputs()
         return trainer
+
+    def _check_inputs(self) -> Path | None:
+        """Check what needs no data; gives the checkpoint that is to be continued."""
+        check_trainer_settings(self._config().trainer)
+        if self.subcommand == "fit":
+            check_stages(
+                self.datamodule.feature_set, warm_up=self.run.warm_up, reads=self.model.reads
+            )
+        self.datamodule.task = self.model.reads
+        if self.run.continue_from is None:
+            return None
+        continued = find_checkpoint(Path(self.run.continue_from), where="run.continue_from")
+        self.datamodule.given_schema = continued_schema(
+            continued, self.datamodule.feature_set, file=self.datamodule.features_file
+        )
+        return continued
 
     def after_fit(self) -> None:
         """Test the best checkpoint, and say where everything is."""
@@ -206,9 +212,40 @@ def _mistake(error: BaseException | None) -> RecsysError | None:
     return error
 
 
+class UntrainedRun(RecsysCLI):
+    """A run that is read and checked as for `fit`, its model built, and no further."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Build the model for the data that there is, encoded or not; makes no trainer."""
+        self._check_inputs()
+        schema, self.schema_source = self.datamodule.schema_in_advance()
+        self.model.build(schema)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    @property
+    def trainer_settings(self) -> Any:
+        """The values of `trainer`, by name."""
+        return self._config().trainer
+
+
 def main(args: ArgsType = None) -> None:
     """Run the command line; mistakes of the user end with a message and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    start(RecsysCLI, args=args)
+
+
+def start(cli: type[_CLI], *, args: ArgsType = None, log: TextIO | None = None) -> _CLI:
+    """Run a command line; mistakes of the user end with a message and exit code 2.
+
+    Args:
+        cli: What to make of the arguments.
+        args: Verb and arguments. None: those of this process.
+        log: Where progress is told. None: standard output.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", stream=log or sys.stdout, force=True
+    )
     for noisy in ("lightning.fabric", "lightning.pytorch", "torchrec", "torch.fx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # Lightning and torch about each other; nothing that a user could mend.
@@ -219,7 +256,7 @@ def main(args: ArgsType = None) -> None:
     # torch and torchrec about calls that torchrec makes of torch.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        RecsysCLI(
+        return cli(
             Task,
             RecsysData,
             subclass_mode_model=True,

@@ -60,7 +60,12 @@ class TorchRecStrategy(DDPStrategy):
         # `check_trainer_settings` refuses; and moving the model, which `shard` does.
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
-        self.model = shard(self.task, device=self.root_device)
+        self.model = shard(
+            self.task,
+            device=self.root_device,
+            num_nodes=self.num_nodes,
+            examples_per_rank=trainer.datamodule.batch_size // self.world_size,
+        )
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
             self._remember_learning_rates()

@@ -22,10 +22,10 @@ from recsys.checkpoint import Manifest
 from recsys.tables.after_steps import after_steps, before_views
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
+from recsys.tables.fused import check_optimizer
 from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
 from recsys.tables.logical import LogicalTable, logical_tables
-from recsys.tables.plan import check_optimizer
 from recsys.tables.scheme import AfterStep, BeforeView
 from recsys.types import Batch, FieldLayout
 
@@ -116,7 +116,7 @@ class Task(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The dense optimiser; sharded tables have theirs inside the backward pass."""
-        others = [*self.sharded_parameters(), *self.embedder.updated_by_schemes()]
+        others = [*self.embedder.sharded_parameters(), *self.embedder.updated_by_schemes()]
         left_out = {id(p) for p in others}
         dense = [p for p in self.parameters() if id(p) not in left_out]
         optimizer = self.optimizer_factory(dense)
@@ -124,13 +124,6 @@ class Task(LightningModule, ABC):
             return optimizer
         schedule = {"scheduler": self.scheduler_factory(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def sharded_parameters(self) -> list[torch.nn.Parameter]:
-        """Weights of the TorchRec collections."""
-        replicated = {id(p) for p in self.embedder.replicated.parameters()}
-        schemes = {id(p) for p in self.embedder.schemes.parameters()}
-        own = replicated | schemes
-        return [p for p in self.embedder.parameters() if id(p) not in own]
 
     # ------------------------------------------------------------------------------- running
     def on_fit_start(self) -> None:
@@ -156,7 +149,7 @@ class Task(LightningModule, ABC):
             )
         if not self.embedder.sharded_tables():
             return
-        check_optimizer(self.tables_config, device=trainer.strategy.root_device)
+        check_optimizer(self.tables_config, device=trainer.strategy.root_device.type)
         mistakes = []
         if trainer.precision == "16-mixed":
             mistakes.append(

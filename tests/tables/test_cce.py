@@ -150,7 +150,8 @@ def test_chunks_divide_the_width_and_ids_are_bounded():
 # -------------------------------------------------------------------------------------- sharding
 TABLE = clustered_table(cluster_every=2, num_clusterings=2)
 LR, STEPS = 2.0**-4, 5
-CASES = [*[{"t": how} for how in ("table_wise", "row_wise", "column_wise")], None]
+# Not column-wise: its tables are 4 wide, which is the least that fbgemm reads.
+CASES = [*[{"t": how} for how in ("table_wise", "row_wise")], None]
 
 
 def batch(step, rank=0, world_size=1):

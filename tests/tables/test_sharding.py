@@ -19,12 +19,13 @@ from recsys.types import Batch
 
 LR, EPS, STEPS = 0.1, 1e-8, 4
 # All but the tiny one, which is replicated.
-TABLES = [
-    physical.name
+WIDTHS = {
+    physical.name: physical.dim
     for logical in example_tables()
     if logical.name != "tiny"
     for physical in build_scheme(logical).physical_tables
-]
+}
+TABLES = list(WIDTHS)
 REFERENCE = {
     "sgd": lambda p: torch.optim.SGD(p, lr=LR),
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=LR, eps=EPS),
@@ -122,7 +123,7 @@ def _train_sharded(rank, world_size, optimizer, how):
     config = TablesConfig(
         dense_max_bytes=100,
         optimizer=FusedOptimizer(name=optimizer, lr=LR, eps=EPS),
-        sharding={name: _sharding(place, how) for place, name in enumerate(TABLES) if how},
+        sharding={name: _sharding(name, place, how) for place, name in enumerate(TABLES) if how},
     )
     model = shard(Scorer(config), device=torch.device("cpu"))
     sharded = {id(p) for n, p in model.named_parameters() if table_name("." + n) in TABLES}
@@ -139,8 +140,10 @@ def _train_sharded(rank, world_size, optimizer, how):
     return losses, {name: whole(weight, world_size) for name, weight in model.state_dict().items()}
 
 
-def _sharding(place, how):
-    return ("row_wise", "table_wise", "column_wise")[place % 3] if how == "mixed" else how
+def _sharding(name, place, how):
+    wanted = ("row_wise", "table_wise", "column_wise")[place % 3] if how == "mixed" else how
+    is_too_narrow = wanted == "column_wise" and WIDTHS[name] < 8  # for two pieces
+    return "row_wise" if is_too_narrow else wanted
 
 
 def whole(weight, world_size):

@@ -1,0 +1,94 @@
+"""Optimisers that update sharded tables inside the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.optim import (
+    _apply_optimizer_in_backward as apply_optimizer_in_backward,
+)
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.optim import RowWiseAdagrad
+
+from features.errors import RunConfigError
+from recsys.tables.config import FusedOptimizer, TablesConfig
+from recsys.tables.embedder import Embedder
+
+_OPTIMIZERS = {
+    "adagrad": torch.optim.Adagrad,
+    "rowwise_adagrad": RowWiseAdagrad,
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+}
+_STATE_BYTES = 4
+
+
+def attach_optimizer(embedder: Embedder, *, device: str) -> None:
+    """Give the collections of an embedder their optimiser, before they are planned and sharded.
+
+    Raises:
+        RunConfigError: it does not exist on this kind of device.
+    """
+    config = embedder.config
+    check_optimizer(config, device=device)
+    for collection in _collections(embedder):
+        apply_optimizer_in_backward(
+            _OPTIMIZERS[config.optimizer.name],
+            list(collection.parameters()),
+            # A fresh dict each time: it is changed by the callee.
+            _arguments(config.optimizer),
+        )
+
+
+def check_optimizer(config: TablesConfig, *, device: str) -> None:
+    """Refuse a fused optimiser that does not exist on a device, or would change by the sharding.
+
+    Args:
+        config: Names it.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        RunConfigError: with all mistakes.
+    """
+    mistakes = []
+    if config.optimizer.name == "adam" and device == "cpu":
+        mistakes.append(
+            "tables.optimizer.name: fbgemm has no Adam on a CPU, got 'adam'; allowed adagrad, "
+            "rowwise_adagrad, sgd; choose one, or raise tables.dense_max_bytes so that the dense "
+            "optimiser trains the tables"
+        )
+    columns = [name for name, how in config.sharding.items() if how == "column_wise"]
+    if columns and config.optimizer.name == "rowwise_adagrad":
+        mistakes.append(
+            f"tables.sharding: column_wise changes row-wise Adagrad (a statistic per piece), got "
+            f"column_wise for {', '.join(columns)}; allowed with adagrad, sgd; change one of them"
+        )
+    if mistakes:
+        raise RunConfigError(mistakes)
+
+
+def state_bytes(optimizer: FusedOptimizer, *, num_rows: int, dim: int) -> int:
+    """What the optimiser keeps of a piece of a table beside its weights.
+
+    Args:
+        optimizer: Of the table.
+        num_rows: Of the piece.
+        dim: Of the piece.
+    """
+    numbers_per_row = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": dim, "adam": 2 * dim}
+    return num_rows * numbers_per_row[optimizer.name] * _STATE_BYTES
+
+
+def _arguments(optimizer: FusedOptimizer) -> dict[str, Any]:
+    if optimizer.name == "sgd":
+        return {"lr": optimizer.lr}
+    return {"lr": optimizer.lr, "eps": optimizer.eps}
+
+
+def _collections(embedder: Embedder) -> Iterator[nn.Module]:
+    for module in embedder.modules():
+        if isinstance(module, EmbeddingBagCollection | EmbeddingCollection):
+            yield module

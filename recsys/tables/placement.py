@@ -1,0 +1,197 @@
+"""Which rank holds what of each sharded table: one decision, for training and for `recsys plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+from torchrec.distributed.planner.types import Shard, ShardingOption
+from torchrec.distributed.types import ShardingPlan
+
+from recsys.tables.config import FusedOptimizer
+from recsys.tables.embedder import Embedder
+from recsys.tables.fused import state_bytes
+from recsys.tables.hardware import Hardware
+from recsys.tables.planner import PlanSearch, check_columns
+from recsys.tables.scheme import BYTES_PER_NUMBER
+
+_UNLIMITED_BYTES = 1 << 60
+DENSE_COPIES = 4
+"""Of what all ranks have: weights, gradients, and two numbers each of an optimiser like Adam."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What a rank holds of a table.
+
+    Attributes:
+        rank: The rank.
+        num_rows: Of the piece; 0 where there are more ranks than rows.
+        dim: Of the piece.
+        weight_bytes: Of its numbers.
+        state_bytes: Of what the optimiser keeps of them.
+        buffer_bytes: Ids and vectors that a step moves, as TorchRec estimates them.
+        step_ms: Time of a step, likewise.
+    """
+
+    rank: int
+    num_rows: int
+    dim: int
+    weight_bytes: int
+    state_bytes: int
+    buffer_bytes: int
+    step_ms: float
+
+    @property
+    def num_bytes(self) -> int:
+        """All of it."""
+        return self.weight_bytes + self.state_bytes + self.buffer_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedTable:
+    """A sharded table and its pieces.
+
+    Attributes:
+        name: Of the physical table.
+        num_rows: V.
+        dim: D.
+        sharding: How it is cut, as TorchRec calls it.
+        is_hinted: Whether the run file says so.
+        pieces: By rank.
+    """
+
+    name: str
+    num_rows: int
+    dim: int
+    sharding: str
+    is_hinted: bool
+    pieces: tuple[Piece, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """On all ranks together."""
+        return sum(piece.num_bytes for piece in self.pieces)
+
+    @property
+    def step_ms(self) -> float:
+        """Of the rank that takes longest."""
+        return max(piece.step_ms for piece in self.pieces)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the tables of a model come to lie.
+
+    Attributes:
+        hardware: What was planned for.
+        fits: Whether every rank has the memory.
+        replicated_bytes: Of all that each rank has a copy of, gradients and optimiser included.
+        tables: The sharded ones. Where nothing fits: cut as evenly as the run file allows.
+        plan: What TorchRec is told.
+    """
+
+    hardware: Hardware
+    fits: bool
+    replicated_bytes: int
+    tables: tuple[PlacedTable, ...]
+    plan: ShardingPlan = field(repr=False)
+
+    def rank_bytes(self) -> list[int]:
+        """What each rank needs in all."""
+        needed = [self.replicated_bytes] * self.hardware.world_size
+        for table in self.tables:
+            for piece in table.pieces:
+                needed[piece.rank] += piece.num_bytes
+        return needed
+
+    def step_ms(self) -> float:
+        """Of all tables, on the rank that takes longest."""
+        times = [0.0] * self.hardware.world_size
+        for table in self.tables:
+            for piece in table.pieces:
+                times[piece.rank] += piece.step_ms
+        return max(times)
+
+
+def decide(module: nn.Module, *, hardware: Hardware, examples_per_rank: int) -> Placement:
+    """Place the tables of all embedders inside a module.
+
+    The same for the same arguments, in any process. The collections have their optimisers already.
+
+    Args:
+        module: Holds embedders; the rest of it is replicated.
+        hardware: Where it is to be trained.
+        examples_per_rank: Of a step of one rank; buffers and times depend on it.
+
+    Raises:
+        RunConfigError: a table cannot be cut by columns for so many ranks.
+    """
+    embedders = tuple(embedders_of(module).values())
+    check_columns(embedders, world_size=hardware.world_size)
+    replicated_bytes = _replicated_bytes(module, embedders)
+    free_bytes = max(0, hardware.usable_bytes - replicated_bytes)
+    search = PlanSearch(module, embedders, hardware, examples_per_rank)
+    found = search.best(memory_bytes=free_bytes)
+    fits = found is not None and hardware.usable_bytes >= replicated_bytes
+    if found is None:
+        found = search.best(memory_bytes=_UNLIMITED_BYTES, is_even=True)
+        assert found is not None, "any plan fits unlimited memory"
+    plan, options = found
+    return Placement(
+        hardware=hardware,
+        fits=fits,
+        replicated_bytes=replicated_bytes,
+        tables=_placed(options, embedders),
+        plan=plan,
+    )
+
+
+def embedders_of(module: nn.Module) -> dict[str, Embedder]:
+    """Embedders inside a module, by name."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, Embedder)}
+
+
+def _placed(
+    options: Sequence[ShardingOption], embedders: Sequence[Embedder]
+) -> tuple[PlacedTable, ...]:
+    by_name = {option.name: option for option in options}
+    return tuple(
+        PlacedTable(
+            name=table.name,
+            num_rows=table.num_rows,
+            dim=table.dim,
+            sharding=option.sharding_type,
+            is_hinted=table.name in embedder.config.sharding,
+            pieces=tuple(_piece(shard, embedder.config.optimizer) for shard in option.shards),
+        )
+        for embedder in embedders
+        for table in embedder.sharded_tables()
+        if (option := by_name.get(table.name)) is not None
+    )
+
+
+def _piece(shard: Shard, optimizer: FusedOptimizer) -> Piece:
+    num_rows, dim = shard.size
+    weights = num_rows * dim * BYTES_PER_NUMBER
+    state = state_bytes(optimizer, num_rows=num_rows, dim=dim)
+    assert shard.rank is not None
+    assert shard.storage is not None
+    assert shard.perf is not None
+    return Piece(
+        rank=shard.rank,
+        num_rows=num_rows,
+        dim=dim,
+        weight_bytes=weights,
+        state_bytes=state,
+        buffer_bytes=max(0, shard.storage.hbm + shard.storage.ddr - weights - state),
+        step_ms=shard.perf.total,
+    )
+
+
+def _replicated_bytes(module: nn.Module, embedders: Collection[Embedder]) -> int:
+    """Of all that is not sharded, see `DENSE_COPIES`."""
+    sharded = {id(p) for embedder in embedders for p in embedder.sharded_parameters()}
+    own = sum(p.nbytes for p in module.parameters() if id(p) not in sharded)
+    return DENSE_COPIES * own + sum(buffer.nbytes for buffer in module.buffers())

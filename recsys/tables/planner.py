@@ -1,0 +1,191 @@
+"""TorchRec's planner, as it is used here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.proposers import (
+    GreedyProposer,
+    GridSearchProposer,
+    UniformProposer,
+)
+from torchrec.distributed.planner.stats import NoopEmbeddingStats
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, ShardingOption
+from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
+
+from features.errors import RunConfigError
+from recsys.tables.embedder import Embedder
+from recsys.tables.hardware import Hardware
+from recsys.tables.scheme import PhysicalTable
+
+_ROW_NUMBERS = 4
+_MOST_COMBINATIONS = 1000
+
+
+@dataclass(frozen=True)
+class PlanSearch:
+    """TorchRec's planner on the tables of a model.
+
+    Attributes:
+        module: Holds the embedders.
+        embedders: Theirs are the tables; they have their optimisers.
+        hardware: What is planned for.
+        examples_per_rank: Of a step.
+    """
+
+    module: nn.Module
+    embedders: tuple[Embedder, ...]
+    hardware: Hardware
+    examples_per_rank: int
+
+    def best(
+        self, *, memory_bytes: int, is_even: bool = False
+    ) -> tuple[ShardingPlan, list[ShardingOption]] | None:
+        """The fastest plan that fits, and its choices in detail; None where none does.
+
+        Args:
+            memory_bytes: Of each rank.
+            is_even: Whether to cut all tables over all ranks, but for those of the run file.
+        """
+        hardware = self.hardware
+        even = [ShardingType.ROW_WISE.value]
+        constraints = self._constraints(even if is_even else _default_types(hardware))
+        if not constraints:
+            return ShardingPlan(plan={}), []
+        chosen: list[ShardingOption] = []
+        with quiet_planner():
+            topology = Topology(
+                world_size=hardware.world_size,
+                local_world_size=hardware.ranks_per_node,
+                compute_device=hardware.device,
+                hbm_cap=memory_bytes,
+                ddr_cap=memory_bytes,
+            )
+            planner = EmbeddingShardingPlanner(
+                topology=topology,
+                batch_size=self.examples_per_rank,
+                enumerator=_Enumerator(
+                    topology, batch_size=self.examples_per_rank, constraints=constraints
+                ),
+                constraints=constraints,
+                # All that is to stay free is off the topology already.
+                storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
+                stats=NoopEmbeddingStats(),
+                callbacks=[lambda options: chosen.extend(options) or options],
+                # Its default but for all combinations of many tables, which take minutes.
+                proposer=[
+                    GridSearchProposer(max_proposals=_MOST_COMBINATIONS),
+                    GreedyProposer(),
+                    GreedyProposer(use_depth=False),
+                    UniformProposer(),
+                ],
+            )
+            try:
+                return planner.plan(self.module, sharders()), chosen
+            except PlannerError:
+                return None
+
+    def _constraints(self, defaults: list[str]) -> dict[str, ParameterConstraints]:
+        found = {}
+        for embedder in self.embedders:
+            lengths = embedder.lookup_lengths()
+            for table in embedder.sharded_tables():
+                hint = embedder.config.sharding.get(table.name)
+                found[table.name] = ParameterConstraints(
+                    sharding_types=[hint] if hint else defaults,
+                    compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+                    min_partition=_column_width(table, world_size=self.hardware.world_size),
+                    pooling_factors=[float(length) for length in lengths[table.name]],
+                )
+        return found
+
+
+def sharders() -> list[ModuleSharder[Any]]:
+    """What cuts the collections."""
+    return [_BagSharder(), EmbeddingCollectionSharder()]
+
+
+class _BagSharder(EmbeddingBagCollectionSharder):
+    """TorchRec's own, which offers no row-wise sharding on a CPU though its kernels do it."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """All that the kernels can do."""
+        offered = super().sharding_types(compute_device_type)
+        return [*dict.fromkeys([*offered, ShardingType.ROW_WISE.value])]
+
+
+class _Enumerator(EmbeddingEnumerator):
+    """TorchRec's own, whose order of choices, and so among equals the chosen one, is random."""
+
+    def enumerate(
+        self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]
+    ) -> list[ShardingOption]:
+        """All choices, by table and type."""
+        found = super().enumerate(module, sharders)
+        return sorted(found, key=lambda option: (option.fqn, option.sharding_type))
+
+
+def _default_types(hardware: Hardware) -> list[str]:
+    # Column-wise is left out: with row-wise Adagrad it is another algorithm, one statistic a shard.
+    # Data-parallel is left out: such a table would leave the fused optimiser without a word.
+    types = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
+    if hardware.device == "cuda":
+        types.append(ShardingType.TABLE_ROW_WISE.value)
+    return types
+
+
+def _column_width(table: PhysicalTable, *, world_size: int) -> int:
+    """Least width of a column-wise piece, so that no rank has more than one."""
+    return -(-table.dim // (world_size * _ROW_NUMBERS)) * _ROW_NUMBERS
+
+
+def check_columns(embedders: Sequence[Embedder], *, world_size: int) -> None:
+    """Refuse what `column_wise` of a run file cannot do.
+
+    Args:
+        embedders: Whose tables it names.
+        world_size: Ranks.
+
+    Raises:
+        RunConfigError: with all tables that it cannot cut.
+    """
+    mistakes = []
+    for embedder in embedders:
+        for table in embedder.sharded_tables():
+            if embedder.config.sharding.get(table.name) != "column_wise" or world_size == 1:
+                continue
+            least = _column_width(table, world_size=world_size)
+            widths = [w for w in range(least, table.dim, _ROW_NUMBERS) if table.dim % w == 0]
+            if not widths:
+                mistakes.append(
+                    f"tables.sharding.{table.name}: column_wise cuts a width into equal multiples "
+                    f"of {_ROW_NUMBERS}, one for each of {world_size} processes at most, got a "
+                    f"width of {table.dim}; allowed table_wise, row_wise; change it, or the width"
+                )
+    if mistakes:
+        raise RunConfigError(mistakes)
+
+
+@contextmanager
+def quiet_planner() -> Iterator[None]:
+    """Keeps the planner's warnings about our hand-made topology out of the user's log."""
+    loggers = [logging.getLogger("torchrec"), logging.getLogger("torchrec.distributed")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
