@@ -23,6 +23,7 @@ from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
 from recsys.training.continuing import continued_schema
 from recsys.training.experiment_file import check_experiment_file, experiment_files
+from recsys.training.interruption import Interruption, signals_restored
 from recsys.training.parser_errors import in_short
 from recsys.training.run import (
     RunConfig,
@@ -82,6 +83,9 @@ class RecsysCLI(LightningCLI):
         self.run = RunConfig(**vars(config.run))
         files = [Path(str(file)) for file in config.config or []]
         self.directory = run_directory(self.run, config_files=files)
+        self.interruption = Interruption(self.directory / "checkpoints" / "last.ckpt")
+        if self.subcommand == "fit":
+            self.interruption.listen()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Check everything that can be checked before a process group starts; then the trainer."""
@@ -127,6 +131,7 @@ class RecsysCLI(LightningCLI):
                     *(chosen.callbacks or []),
                     *run_callbacks(self.model, self.run, directory=self.directory),
                     RichProgressBar() if shows_bar else EpochLines(),
+                    *([self.interruption] if verb == "fit" else []),
                 ],
                 enable_checkpointing=True,
                 enable_progress_bar=shows_bar,
@@ -219,17 +224,18 @@ def main(args: ArgsType = None) -> None:
     # torch and torchrec about calls that torchrec makes of torch.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        RecsysCLI(
-            Task,
-            RecsysData,
-            subclass_mode_model=True,
-            seed_everything_default=0,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            trainer_defaults=_TRAINER_DEFAULTS,
-            parser_kwargs={**_PARSER, **{verb: dict(_PARSER) for verb in _SPLITS}},
-            args=args,
-        )
+        with signals_restored():
+            RecsysCLI(
+                Task,
+                RecsysData,
+                subclass_mode_model=True,
+                seed_everything_default=0,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                trainer_defaults=_TRAINER_DEFAULTS,
+                parser_kwargs={**_PARSER, **{verb: dict(_PARSER) for verb in _SPLITS}},
+                args=args,
+            )
     except ArgumentError as error:
         print(f"{in_short(error.message)}; see `python train.py fit --help`", file=sys.stderr)
         sys.exit(2)
