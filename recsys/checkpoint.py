@@ -4,6 +4,7 @@
     schema/         the fitted feature schema
     trainer.pt      state of loops, callbacks and schedulers, small and the same on every rank
     .metadata, *.distcp   tensors, under `model.`, `fused.` and `dense.` names
+    sums.json       a hash of every file, by which damage is found before anything is read
 
 It can be read whole on one process without a process group, whatever wrote it.
 """
@@ -32,10 +33,12 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from features.errors import CheckpointMismatchError, RunConfigError
 from features.schema import FeatureSchema
 from features.storage import load_schema, save_schema
+from recsys.checkpoint_sums import MEND as _MEND
+from recsys.checkpoint_sums import check_sums, write_part, write_sums
 
 FORMAT = 1
 MODEL, FUSED, DENSE = "model.", "fused.", "dense."
-_MEND = "take another checkpoint, such as best.ckpt or last.ckpt beside it"
+_PARTIAL, _OLD = ".partial", ".old"
 _VERSIONED = ("torch", "torchrec", "lightning")
 
 
@@ -87,7 +90,7 @@ def write_checkpoint(
         manifest: Describes it.
         schema: The schema it was trained under.
     """
-    partial = directory.with_name(directory.name + ".partial")
+    partial = directory.with_name(directory.name + _PARTIAL)
     if _rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -98,10 +101,13 @@ def write_checkpoint(
             storage_writer=FileSystemWriter(partial),
             no_dist=not dist.is_initialized(),
         )
+    write_part(partial, rank=_rank())
+    _barrier()
     if _rank() == 0:
         torch.save(dict(trainer), partial / "trainer.pt")
         save_schema(schema, partial / "schema")
         (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+        write_sums(partial)
         _replace(partial, directory)
     _barrier()
 
@@ -129,6 +135,28 @@ def find_checkpoint(
         f"checkpoints/{names[0]}.ckpt, or of a checkpoint; train first with "
         f"`python train.py fit -c ...`"
     )
+
+
+def recovered(directory: Path) -> Path:
+    """Give a whole checkpoint its final name, if its writing was cut off before that.
+
+    Every rank calls it, after all have found the checkpoint.
+
+    Args:
+        directory: The checkpoint, which may end in `.partial` or `.old`.
+    """
+    final = directory.with_suffix("") if directory.suffix in (_PARTIAL, _OLD) else directory
+    if final == directory:
+        return directory
+    _barrier()
+    if _rank() == 0:
+        if directory.suffix == _PARTIAL:
+            _replace(directory, final)
+        else:
+            shutil.rmtree(final, ignore_errors=True)  # damaged, for else it had been found
+            directory.rename(final)
+    _barrier()
+    return final
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -165,7 +193,12 @@ def read_schema(directory: Path) -> FeatureSchema:
 
 
 def read_trainer_state(directory: Path) -> dict[str, Any]:
-    """What the trainer needs to go on."""
+    """What the trainer needs to go on.
+
+    Raises:
+        CheckpointMismatchError: the checkpoint is damaged.
+    """
+    check_sums(directory)
     return torch.load(directory / "trainer.pt", weights_only=True)
 
 
@@ -260,6 +293,7 @@ def _prefix(name: str) -> str:
 
 
 def _tensor_metadata(directory: Path) -> dict[str, TensorStorageMetadata]:
+    check_sums(directory)
     with reading(directory):
         metadata = FileSystemReader(directory).read_metadata().state_dict_metadata
     return {k: v for k, v in metadata.items() if isinstance(v, TensorStorageMetadata)}
@@ -270,7 +304,7 @@ def _replace(partial: Path, directory: Path) -> None:
     if directory.is_symlink():
         directory.unlink()
     elif directory.exists():
-        old = directory.with_name(directory.name + ".old")
+        old = directory.with_name(directory.name + _OLD)
         shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)
         partial.rename(directory)

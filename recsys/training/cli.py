@@ -25,6 +25,7 @@ from recsys.training.continuing import continued_schema
 from recsys.training.experiment_file import check_experiment_file, experiment_files
 from recsys.training.interruption import Interruption, signals_restored
 from recsys.training.parser_errors import in_short
+from recsys.training.resuming import resumed_checkpoint
 from recsys.training.run import (
     RunConfig,
     checkpoint_path,
@@ -108,6 +109,8 @@ class RecsysCLI(LightningCLI):
             self.model.configure_optimizers()
         self.model.config = json.loads(self._parser(verb).dump(config, format="json"))
         wanted = config.get("ckpt_path")
+        if verb == "fit" and self.run.resume is not None:
+            wanted = resumed_checkpoint(self.directory, ckpt_path=wanted)
         resumes = wanted is not None or verb != "fit"
         if verb == "fit" and self.run.start_from is not None:
             self.model.start_from = checkpoint_path(self.directory, self.run.start_from)

@@ -29,6 +29,7 @@ from recsys.checkpoint import (
     read_manifest,
     read_tensors,
     read_trainer_state,
+    recovered,
     tensor_shapes,
     write_checkpoint,
 )
@@ -159,6 +160,8 @@ class TorchRecStrategy(DDPStrategy):
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
         directory = Path(checkpoint_path)
+        if self.task.trainer.state.fn == TrainerFn.FITTING:
+            directory = recovered(directory)
         self.task.check_schema(read_manifest(directory), where=str(directory))
         return {**read_trainer_state(directory), "directory": str(directory)}
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import torch.distributed as dist
 from lightning import Callback
 
 
@@ -43,3 +44,26 @@ class Signal(Callback):
             if self._twice:
                 time.sleep(1.1)
                 os.kill(os.getpid(), self._number)
+
+
+class Killed(Callback):
+    """Kills every process of the run, as a power cut would; writes down the losses until then.
+
+    Args:
+        losses: File that gets a line per step.
+    """
+
+    def __init__(self, losses: str):
+        self._losses = losses
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == int(os.environ.get("KILLED_AT", "-1")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        loss = outputs["loss"].detach().clone()
+        if trainer.world_size > 1:
+            dist.all_reduce(loss)
+        if trainer.is_global_zero:
+            with open(self._losses, "a") as file:
+                file.write(f"{trainer.global_step} {loss.item() / trainer.world_size}\n")
