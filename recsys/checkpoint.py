@@ -30,7 +30,7 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from features.errors import CheckpointMismatchError, RunConfigError
+from features.errors import CheckpointMismatchError, OutputError, RunConfigError
 from features.schema import FeatureSchema
 from features.storage import load_schema, save_schema
 from recsys.checkpoint_sums import MEND as _MEND
@@ -89,27 +89,29 @@ def write_checkpoint(
         trainer: Whatever else the trainer needs to go on.
         manifest: Describes it.
         schema: The schema it was trained under.
+
+    Raises:
+        OutputError: it cannot be written; the one that was there is kept, and nothing of this one.
     """
     partial = directory.with_name(directory.name + _PARTIAL)
-    if _rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    _barrier()
-    with alone_without_warning():
+    with _all_or_none(partial, directory=directory):
+        if _rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+    with _all_or_none(partial, directory=directory), alone_without_warning():
         dcp.save(
             dict(tensors),
             storage_writer=FileSystemWriter(partial),
             no_dist=not dist.is_initialized(),
         )
-    write_part(partial, rank=_rank())
-    _barrier()
-    if _rank() == 0:
-        torch.save(dict(trainer), partial / "trainer.pt")
-        save_schema(schema, partial / "schema")
-        (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-        write_sums(partial)
-        _replace(partial, directory)
-    _barrier()
+        write_part(partial, rank=_rank())
+    with _all_or_none(partial, directory=directory):
+        if _rank() == 0:
+            torch.save(dict(trainer), partial / "trainer.pt")
+            save_schema(schema, partial / "schema")
+            (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+            write_sums(partial)
+            _replace(partial, directory)
 
 
 def find_checkpoint(
@@ -319,6 +321,39 @@ def _rank() -> int:
 
 def _is_alone() -> bool:
     return not dist.is_initialized()
+
+
+@contextmanager
+def _all_or_none(partial: Path, *, directory: Path) -> Iterator[None]:
+    """A stage of writing that fails on all ranks where it fails on one, and is cleared away."""
+    cause = failure = None
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:  # torch raises RuntimeErrors
+        cause, failure = error, _reason(error)
+    failures = [failure]
+    if dist.is_initialized():
+        failures = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, failure)
+    reason = next((each for each in failures if each is not None), None)
+    if reason is None:
+        return
+    if _rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+    kept = f"the one of step {read_manifest(directory).step} is kept" if directory.exists() else ""
+    raise OutputError(
+        f"{directory}: cannot be written, got {reason}; {kept or 'there was none before'}; mend "
+        f"that, such as by making room on the disk, and go on with --run.resume auto"
+    ) from cause
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, in a line; of several ranks that of the first."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    while error.__cause__ is not None or isinstance(error.__context__, OSError):
+        error = error.__cause__ or error.__context__ or error
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -52,6 +53,7 @@ _LINKED = {
 _FOLLOWING = {**_LINKED, "data.task": "model.class_path"}
 _SECTIONS = {"data": RecsysData, "model": Task, "run": RunConfig, "trainer": Trainer}
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PARSER = {"exit_on_error": False, "allow_abbrev": False}
 
 
@@ -250,4 +252,13 @@ def main(args: ArgsType = None) -> None:
         sys.exit(2)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         print(f"{error.filename}: {error.strerror}; give another path", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _DISK_IS_FULL:
+            raise
+        where = error.filename or "the run's folder"
+        print(
+            f"{where}: {error.strerror}; make room, and go on with --run.resume auto",
+            file=sys.stderr,
+        )
         sys.exit(2)
