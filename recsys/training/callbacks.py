@@ -11,6 +11,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from recsys.training.loss_guard import LossGuard
 from recsys.training.owed_validation import is_last_step, owes_validation
 from recsys.training.run import RunConfig
 from recsys.training.stages import StopWhenFinished, needs_its_end
@@ -236,6 +237,7 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
             every_n_train_steps=run.checkpoint_every_steps,
             enable_version_counter=False,
         ),
+        LossGuard(directory),
         Throughput(),
         Results(directory),
     ]

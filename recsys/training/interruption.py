@@ -119,9 +119,10 @@ class Interruption(Callback):
             self._stop(trainer, f"at step {trainer.global_step}")
 
     def _is_asked(self, trainer: Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self._received is not None
         is_asked = torch.tensor(int(self._received is not None))
-        if trainer.world_size > 1:
-            dist.all_reduce(is_asked, dist.ReduceOp.MAX, group=self._group)
+        dist.all_reduce(is_asked, dist.ReduceOp.MAX, group=self._group)
         return bool(is_asked)
 
     def _stop(self, trainer: Trainer, when: str) -> NoReturn:

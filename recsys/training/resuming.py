@@ -37,7 +37,7 @@ def resumed_checkpoint(directory: Path, *, ckpt_path: str | None) -> str | None:
     return None if found is None else str(found)
 
 
-def newest_whole(directory: Path) -> Path | None:
+def newest_whole(directory: Path, *, before_step: int | None = None) -> Path | None:
     """The checkpoint of the most steps that is whole; damaged ones are named and passed over.
 
     It may be one whose writing was cut off behind its last byte, `.partial`, or while it was being
@@ -45,6 +45,7 @@ def newest_whole(directory: Path) -> Path | None:
 
     Args:
         directory: Of the run.
+        before_step: Only checkpoints of fewer steps count. None: all do.
     """
     found: list[tuple[int, bool, Path]] = []
     for path in sorted((directory / "checkpoints").glob("*.ckpt*")):
@@ -53,9 +54,12 @@ def newest_whole(directory: Path) -> Path | None:
         if not (path / ("manifest.json" if has_final_name else SUMS)).is_file():
             continue
         try:
-            found.append((read_manifest(path).step, has_final_name, path))
+            step = read_manifest(path).step
         except CheckpointMismatchError as error:
             _tell(f"passed over: {error}")
+            continue
+        if before_step is None or step < before_step:
+            found.append((step, has_final_name, path))
     for _, _, path in sorted(found, reverse=True):
         try:
             check_sums(path)
