@@ -46,6 +46,10 @@ class OutputError(RecsysError):
     """What was made cannot be written."""
 
 
+class LossError(RecsysError):
+    """The loss has become a number that training cannot go on from."""
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """A hint `; did you mean 'x'?` for the nearest allowed name, or an empty string."""
     nearest = get_close_matches(name, list(allowed), n=1, cutoff=0.6)

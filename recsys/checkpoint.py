@@ -4,6 +4,7 @@
     schema/         the fitted feature schema
     trainer.pt      state of loops, callbacks and schedulers, small and the same on every rank
     .metadata, *.distcp   tensors, under `model.`, `fused.` and `dense.` names
+    sums.json       a hash of every file, by which damage is found before anything is read
 
 It can be read whole on one process without a process group, whatever wrote it.
 """
@@ -29,13 +30,15 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from features.errors import CheckpointMismatchError, RunConfigError
+from features.errors import CheckpointMismatchError, OutputError, RunConfigError
 from features.schema import FeatureSchema
 from features.storage import load_schema, save_schema
+from recsys.checkpoint_sums import MEND as _MEND
+from recsys.checkpoint_sums import check_sums, write_part, write_sums
 
 FORMAT = 1
 MODEL, FUSED, DENSE = "model.", "fused.", "dense."
-_MEND = "take another checkpoint, such as best.ckpt or last.ckpt beside it"
+_PARTIAL, _OLD = ".partial", ".old"
 _VERSIONED = ("torch", "torchrec", "lightning")
 
 
@@ -86,24 +89,29 @@ def write_checkpoint(
         trainer: Whatever else the trainer needs to go on.
         manifest: Describes it.
         schema: The schema it was trained under.
+
+    Raises:
+        OutputError: it cannot be written; the one that was there is kept, and nothing of this one.
     """
-    partial = directory.with_name(directory.name + ".partial")
-    if _rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    _barrier()
-    with alone_without_warning():
+    partial = directory.with_name(directory.name + _PARTIAL)
+    with _all_or_none(partial, directory=directory):
+        if _rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+    with _all_or_none(partial, directory=directory), alone_without_warning():
         dcp.save(
             dict(tensors),
             storage_writer=FileSystemWriter(partial),
             no_dist=not dist.is_initialized(),
         )
-    if _rank() == 0:
-        torch.save(dict(trainer), partial / "trainer.pt")
-        save_schema(schema, partial / "schema")
-        (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-        _replace(partial, directory)
-    _barrier()
+        write_part(partial, rank=_rank())
+    with _all_or_none(partial, directory=directory):
+        if _rank() == 0:
+            torch.save(dict(trainer), partial / "trainer.pt")
+            save_schema(schema, partial / "schema")
+            (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+            write_sums(partial)
+            _replace(partial, directory)
 
 
 def find_checkpoint(
@@ -129,6 +137,28 @@ def find_checkpoint(
         f"checkpoints/{names[0]}.ckpt, or of a checkpoint; train first with "
         f"`python train.py fit -c ...`"
     )
+
+
+def recovered(directory: Path) -> Path:
+    """Give a whole checkpoint its final name, if its writing was cut off before that.
+
+    Every rank calls it, after all have found the checkpoint.
+
+    Args:
+        directory: The checkpoint, which may end in `.partial` or `.old`.
+    """
+    final = directory.with_suffix("") if directory.suffix in (_PARTIAL, _OLD) else directory
+    if final == directory:
+        return directory
+    _barrier()
+    if _rank() == 0:
+        if directory.suffix == _PARTIAL:
+            _replace(directory, final)
+        else:
+            shutil.rmtree(final, ignore_errors=True)  # damaged, for else it had been found
+            directory.rename(final)
+    _barrier()
+    return final
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -165,7 +195,12 @@ def read_schema(directory: Path) -> FeatureSchema:
 
 
 def read_trainer_state(directory: Path) -> dict[str, Any]:
-    """What the trainer needs to go on."""
+    """What the trainer needs to go on.
+
+    Raises:
+        CheckpointMismatchError: the checkpoint is damaged.
+    """
+    check_sums(directory)
     return torch.load(directory / "trainer.pt", weights_only=True)
 
 
@@ -260,6 +295,7 @@ def _prefix(name: str) -> str:
 
 
 def _tensor_metadata(directory: Path) -> dict[str, TensorStorageMetadata]:
+    check_sums(directory)
     with reading(directory):
         metadata = FileSystemReader(directory).read_metadata().state_dict_metadata
     return {k: v for k, v in metadata.items() if isinstance(v, TensorStorageMetadata)}
@@ -270,7 +306,7 @@ def _replace(partial: Path, directory: Path) -> None:
     if directory.is_symlink():
         directory.unlink()
     elif directory.exists():
-        old = directory.with_name(directory.name + ".old")
+        old = directory.with_name(directory.name + _OLD)
         shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)
         partial.rename(directory)
@@ -285,6 +321,39 @@ def _rank() -> int:
 
 def _is_alone() -> bool:
     return not dist.is_initialized()
+
+
+@contextmanager
+def _all_or_none(partial: Path, *, directory: Path) -> Iterator[None]:
+    """A stage of writing that fails on all ranks where it fails on one, and is cleared away."""
+    cause = failure = None
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:  # torch raises RuntimeErrors
+        cause, failure = error, _reason(error)
+    failures = [failure]
+    if dist.is_initialized():
+        failures = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, failure)
+    reason = next((each for each in failures if each is not None), None)
+    if reason is None:
+        return
+    if _rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+    kept = f"the one of step {read_manifest(directory).step} is kept" if directory.exists() else ""
+    raise OutputError(
+        f"{directory}: cannot be written, got {reason}; {kept or 'there was none before'}; mend "
+        f"that, such as by making room on the disk, and go on with --run.resume auto"
+    ) from cause
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, in a line; of several ranks that of the first."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    while error.__cause__ is not None or isinstance(error.__context__, OSError):
+        error = error.__cause__ or error.__context__ or error
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager

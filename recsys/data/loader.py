@@ -172,6 +172,10 @@ class EpochReader:
 
     def batch(self, number: int) -> Batch:
         """One batch of this rank."""
+        return self._collate(self.rows(number))
+
+    def rows(self, number: int) -> Rows:
+        """The rows of one batch of this rank."""
         start = number * self._lane_batch
         counts = np.clip(self._lengths - start, 0, self._lane_batch)  # real rows of each lane
         parts = [
@@ -186,7 +190,7 @@ class EpochReader:
             scale = counts.max() * len(counts) / counts.sum() if self._training else 1.0
             rows = _filled(rows, num_real=num_real, num_rows=num_filled, scale=scale)
         assert len(rows) == num_filled
-        return self._collate(rows)
+        return rows
 
     def _any_row(self) -> Rows:
         chunk = np.flatnonzero(self._source.chunk_lengths)[:1]

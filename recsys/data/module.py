@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +15,18 @@ import numpy as np
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 
+from features import columns
 from features.errors import DataError, RunConfigError
 from features.load import load_feature_set
 from features.plans import with_plans
 from features.schema import FeatureSchema
+from features.sources import source_files
 from features.spec import FeatureSet, Sequence
 from recsys.data.collate import Collate, RankingCollate
 from recsys.data.epochs import EpochLoader
+from recsys.data.layout import dense_features
 from recsys.data.loader import BatchLoader, check_sizes
+from recsys.data.origins import of_events, of_users
 from recsys.data.protocol import protocol_name
 from recsys.data.sequences import (
     ItemSequence,
@@ -172,19 +177,33 @@ class RecsysData(LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         """Batches of this rank, shuffled anew each epoch."""
-        if self.task == "sequence":
-            items = ItemSequence.of(self.feature_set)
-            source: RowSource = training_source(self.store, items, window_step=self.window_step)
-            collate: Collate = SequenceTrainingCollate(self.store, items)
-        else:
-            source, collate = self._ranking("train")
-        loader = self._loader(source, collate, training=True)
+        loader = self._loader(*self._training(), training=True)
         if not loader.num_rows:
             raise DataError(
                 f"{self.data_dir}: no training rows, got 0; allowed 1 and more; "
                 f"look at split, sources.events.where and label.where in the feature file"
             )
         return EpochLoader(loader)
+
+    def origin(self, *, epoch: int, batch: int) -> str:
+        """Where the rows of a training batch of this rank come from, in words.
+
+        Args:
+            epoch: From 0.
+            batch: Number within the epoch.
+        """
+        source, collate = self._training()
+        dense = [f.name for f in dense_features(self.feature_set)]
+        if self.task == "ranking":
+            files = self.store.example_files("train")
+            source = ParquetSource(files, columns=[columns.ROW, columns.WEIGHT, *dense])
+        loader = self._loader(source, collate, training=True)
+        with ThreadPoolExecutor(1) as executor:
+            rows = loader.open_epoch(epoch, executor=executor).rows(batch)
+        if self.task == "sequence":
+            return of_users(rows, store=self.store)
+        log = source_files(self.feature_set, self.data_dir)["events"]
+        return of_events(rows, files=log, dense=dense)
 
     def val_dataloader(self) -> BatchLoader:
         """Validation batches of this rank, in file order."""
@@ -228,6 +247,13 @@ class RecsysData(LightningDataModule):
         }
 
     # ------------------------------------------------------------------------------ inside
+    def _training(self) -> tuple[RowSource, Collate]:
+        if self.task == "ranking":
+            return self._ranking("train")
+        items = ItemSequence.of(self.feature_set)
+        source = training_source(self.store, items, window_step=self.window_step)
+        return source, SequenceTrainingCollate(self.store, items)
+
     def _evaluation(self, split: str) -> BatchLoader:
         if self.task == "sequence":
             items = ItemSequence.of(self.feature_set)

@@ -78,7 +78,8 @@ class Stages:
         command = [sys.executable, str(_TRAIN), "fit", "-c", str(self.experiment)]
         command += [*self.arguments, *arguments, "--data.features", str(features)]
         command += ["--run.root", str(self.directory), "--run.name", name]
-        command += ["--ckpt_path", "last"] if resumed else []
+        # The file may ask for `run.resume`, which finds a checkpoint by itself.
+        command += ["--ckpt_path", "last", "--run.resume", "null"] if resumed else []
         code = subprocess.run(command, check=False, pass_fds=self._locks).returncode
         if code:
             raise RunConfigError(

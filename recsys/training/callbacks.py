@@ -11,6 +11,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from recsys.training.loss_guard import LossGuard
+from recsys.training.owed_validation import is_last_step, owes_validation
 from recsys.training.run import RunConfig
 from recsys.training.stages import StopWhenFinished, needs_its_end
 from recsys.training.task import Task
@@ -89,6 +91,32 @@ class BestCheckpoint(ModelCheckpoint):
         """Keep it, where they are not."""
         if _is_settled(pl_module):
             super().on_validation_end(trainer, pl_module)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint to go on from, after some steps or at every validation.
+
+    That of the very last step waits for the validation behind it, which a run resumed at its end
+    would no longer make.
+    """
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Keep it after some steps."""
+        if not (is_last_step(trainer) and owes_validation(trainer)):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep it where validations are once an epoch, and at the end."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if is_last_step(trainer) and self._last_global_step_saved != trainer.global_step:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class Patience(EarlyStopping):
@@ -203,12 +231,13 @@ def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callba
             mode="max",
             enable_version_counter=False,
         ),
-        ModelCheckpoint(
+        LastCheckpoint(
             dirpath=directory / "checkpoints",
             filename="last",
             every_n_train_steps=run.checkpoint_every_steps,
             enable_version_counter=False,
         ),
+        LossGuard(directory),
         Throughput(),
         Results(directory),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -23,7 +24,9 @@ from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
 from recsys.training.continuing import continued_schema
 from recsys.training.experiment_file import check_experiment_file, experiment_files
+from recsys.training.interruption import Interruption, signals_restored
 from recsys.training.parser_errors import in_short
+from recsys.training.resuming import resumed_checkpoint
 from recsys.training.run import (
     RunConfig,
     checkpoint_path,
@@ -50,6 +53,7 @@ _LINKED = {
 _FOLLOWING = {**_LINKED, "data.task": "model.class_path"}
 _SECTIONS = {"data": RecsysData, "model": Task, "run": RunConfig, "trainer": Trainer}
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PARSER = {"exit_on_error": False, "allow_abbrev": False}
 _CLI = TypeVar("_CLI", bound="RecsysCLI")
 
@@ -83,28 +87,30 @@ class RecsysCLI(LightningCLI):
         self.run = RunConfig(**vars(config.run))
         files = [Path(str(file)) for file in config.config or []]
         self.directory = run_directory(self.run, config_files=files)
+        self.interruption = Interruption(self.directory / "checkpoints" / "last.ckpt")
+        if self.subcommand == "fit":
+            self.interruption.listen()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Check everything that can be checked before a process group starts; then the trainer."""
         config, verb = self._config(), str(self.subcommand)
         continued = self._check_inputs()
+        resumed = self._resumed()
+        self._take_schema(continued or resumed)
         self.model.build(self.datamodule.schema)
         self.datamodule.require_examples(*_SPLITS[verb])
         with refused("model.init_args.optimizer"):
             self.model.configure_optimizers()
         self.model.config = json.loads(self._parser(verb).dump(config, format="json"))
-        wanted = config.get("ckpt_path")
-        resumes = wanted is not None or verb != "fit"
         if verb == "fit" and self.run.start_from is not None:
             self.model.start_from = checkpoint_path(self.directory, self.run.start_from)
-        if verb == "fit" and continued is not None and not resumes:
+        if verb == "fit" and continued is not None and resumed is None:
             self.model.check_schema(read_manifest(continued), where=str(continued))
             self.model.continue_from = continued
         given = self.config_init[verb]  # what Lightning runs the subcommand with
-        if resumes:
-            checkpoint = checkpoint_path(self.directory, wanted or "best")
-            self.model.check_schema(read_manifest(checkpoint), where=str(checkpoint))
-            given["ckpt_path"] = str(checkpoint)
+        if resumed is not None:
+            self.model.check_schema(read_manifest(resumed), where=str(resumed))
+            given["ckpt_path"] = str(resumed)
         if verb != "fit":
             given["verbose"] = False  # `after_test` prints the results
         chosen = given.trainer
@@ -117,6 +123,7 @@ class RecsysCLI(LightningCLI):
                     *(chosen.callbacks or []),
                     *run_callbacks(self.model, self.run, directory=self.directory),
                     RichProgressBar() if shows_bar else EpochLines(),
+                    *([self.interruption] if verb == "fit" else []),
                 ],
                 enable_checkpointing=True,
                 enable_progress_bar=shows_bar,
@@ -126,7 +133,7 @@ class RecsysCLI(LightningCLI):
         if verb == "fit":
             self.model.check_settings(trainer)
         if is_first_process() and verb == "fit":
-            if not resumes and (kept := keep_earlier_run(self.directory)):
+            if resumed is None and (kept := keep_earlier_run(self.directory)):
                 print(f"{self.directory}: the earlier run is kept as {kept}")
             self._write_inputs()
         return trainer
@@ -141,11 +148,27 @@ class RecsysCLI(LightningCLI):
         self.datamodule.task = self.model.reads
         if self.run.continue_from is None:
             return None
-        continued = find_checkpoint(Path(self.run.continue_from), where="run.continue_from")
-        self.datamodule.given_schema = continued_schema(
-            continued, self.datamodule.feature_set, file=self.datamodule.features_file
-        )
-        return continued
+        return find_checkpoint(Path(self.run.continue_from), where="run.continue_from")
+
+    def _resumed(self) -> Path | None:
+        """The checkpoint to resume, or to evaluate."""
+        wanted = self._config().get("ckpt_path")
+        if self.subcommand == "fit":
+            if self.run.resume is not None:
+                wanted = resumed_checkpoint(self.directory, ckpt_path=wanted)
+            if wanted is None:
+                return None
+        return checkpoint_path(self.directory, wanted or "best")
+
+    def _take_schema(self, checkpoint: Path | None) -> None:
+        """Encode the data as a run did that went on from another one, or is to."""
+        if checkpoint is None:
+            return
+        before = read_manifest(checkpoint).config.get("run", {})
+        if self.run.continue_from is not None or before.get("continue_from") is not None:
+            self.datamodule.given_schema = continued_schema(
+                checkpoint, self.datamodule.feature_set, file=self.datamodule.features_file
+            )
 
     def after_fit(self) -> None:
         """Test the best checkpoint, and say where everything is."""
@@ -217,7 +240,7 @@ class UntrainedRun(RecsysCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the model for the data that there is, encoded or not; makes no trainer."""
-        self._check_inputs()
+        self._take_schema(self._check_inputs())
         schema, self.schema_source = self.datamodule.schema_in_advance()
         self.model.build(schema)
 
@@ -256,17 +279,18 @@ def start(cli: type[_CLI], *, args: ArgsType = None, log: TextIO | None = None) 
     # torch and torchrec about calls that torchrec makes of torch.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        return cli(
-            Task,
-            RecsysData,
-            subclass_mode_model=True,
-            seed_everything_default=0,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            trainer_defaults=_TRAINER_DEFAULTS,
-            parser_kwargs={**_PARSER, **{verb: dict(_PARSER) for verb in _SPLITS}},
-            args=args,
-        )
+        with signals_restored():
+            return cli(
+                Task,
+                RecsysData,
+                subclass_mode_model=True,
+                seed_everything_default=0,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                trainer_defaults=_TRAINER_DEFAULTS,
+                parser_kwargs={**_PARSER, **{verb: dict(_PARSER) for verb in _SPLITS}},
+                args=args,
+            )
     except ArgumentError as error:
         print(f"{in_short(error.message)}; see `python train.py fit --help`", file=sys.stderr)
         sys.exit(2)
@@ -278,4 +302,13 @@ def start(cli: type[_CLI], *, args: ArgsType = None, log: TextIO | None = None) 
         sys.exit(2)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         print(f"{error.filename}: {error.strerror}; give another path", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _DISK_IS_FULL:
+            raise
+        where = error.filename or "the run's folder"
+        print(
+            f"{where}: {error.strerror}; make room, and go on with --run.resume auto",
+            file=sys.stderr,
+        )
         sys.exit(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from features.errors import RunConfigError
 
@@ -30,6 +31,10 @@ class RunConfig:
     continue_from: str | None = None
     """Run, or checkpoint, whose learning goes on: with its ids, its weights and the state of its
     optimisers, while epochs, steps and schedules begin anew; null: none."""
+
+    resume: Literal["auto"] | None = None
+    """`auto`: goes on from the newest whole checkpoint in the run's folder, and starts anew where
+    there is none; null: starts anew, or from `ckpt_path`."""
 
     def __post_init__(self) -> None:
         least = {"patience": 0, "checkpoint_every_steps": 1}

@@ -29,12 +29,14 @@ from recsys.checkpoint import (
     read_manifest,
     read_tensors,
     read_trainer_state,
+    recovered,
     tensor_shapes,
     write_checkpoint,
 )
 from recsys.tables.plan import shard
 from recsys.tables.stores import table_names
 from recsys.training.continuing import state_keys
+from recsys.training.owed_validation import owes_validation, with_owed_validation
 from recsys.training.task import Task
 
 _log = logging.getLogger(__name__)
@@ -147,10 +149,13 @@ class TorchRecStrategy(DDPStrategy):
     ) -> None:
         """Write the tensors of all ranks and what Lightning wants to keep."""
         self.task.before_view()
+        kept = {k: v for k, v in checkpoint.items() if k != "state_dict"}
+        if owes_validation(self.task.trainer):
+            kept["loops"] = with_owed_validation(kept["loops"])
         write_checkpoint(
             Path(filepath),
             tensors=self._model_tensors() | self._fused_tensors() | self._dense_tensors(),
-            trainer={k: v for k, v in checkpoint.items() if k != "state_dict"},
+            trainer=kept,
             manifest=self._manifest(),
             schema=self.task.schema,
         )
@@ -160,6 +165,8 @@ class TorchRecStrategy(DDPStrategy):
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
         directory = Path(checkpoint_path)
+        if self.task.trainer.state.fn == TrainerFn.FITTING:
+            directory = recovered(directory)
         self.task.check_schema(read_manifest(directory), where=str(directory))
         return {**read_trainer_state(directory), "directory": str(directory)}
 

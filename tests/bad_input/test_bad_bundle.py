@@ -32,8 +32,8 @@ def test_what_is_no_run(place, refused):
 
 CHECKPOINT_DAMAGE = {
     "manifest.json": r"manifest.json: is damaged, got ",
-    ".metadata": r"files are missing or damaged",
-    "__0_0.distcp": r"files are missing or damaged",
+    ".metadata": r"\.metadata: is damaged, got hash",
+    "__0_0.distcp": r"__0_0.distcp: is damaged, got hash",
     "schema/schema.json": r"schema.json: no readable schema",
 }
 

@@ -1,0 +1,110 @@
+"""`run.resume: auto` finds the newest whole checkpoint, whatever has befallen the others."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from migration.made import schema
+
+from features.errors import CheckpointMismatchError, RunConfigError
+from recsys.checkpoint import MODEL, Manifest, read_tensors, recovered, write_checkpoint
+from recsys.checkpoint_sums import SUMS, check_sums
+from recsys.training.resuming import newest_whole, resumed_checkpoint
+
+SCHEMA = schema("features: [{name: color, kind: categorical}]")
+
+
+def write(run, name, step):
+    path = run / "checkpoints" / name
+    write_checkpoint(
+        path,
+        tensors={f"{MODEL}weights": torch.full((50,), float(step))},
+        trainer={"step": step},
+        manifest=Manifest(step, 0, step, SCHEMA.fingerprint()),
+        schema=SCHEMA,
+    )
+    return path
+
+
+def flip(file):
+    """Change one bit in the midst of a file, whose size stays."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_the_newest_of_several(tmp_path):
+    assert newest_whole(tmp_path) is None
+    best = write(tmp_path, "best.ckpt", 10)
+    assert newest_whole(tmp_path) == best
+    last = write(tmp_path, "last.ckpt", 12)
+    assert newest_whole(tmp_path) == last
+    assert {path.name for path in last.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+FILES = ["__0_0.distcp", ".metadata", "trainer.pt", "manifest.json", "schema/schema.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_one_is_named_and_passed_over(tmp_path, caplog, name):
+    caplog.set_level("INFO")
+    best = write(tmp_path, "best.ckpt", 10)
+    last = write(tmp_path, "last.ckpt", 12)
+    check_sums(last)
+    flip(last / name)
+    assert newest_whole(tmp_path) == best
+    assert f"passed over: {last / name}: is damaged, got " in caplog.text
+    shutil.rmtree(best)
+    assert resumed_checkpoint(tmp_path, ckpt_path=None) is None
+    assert "no whole checkpoint, so training starts anew" in caplog.text
+
+
+def test_all_damaged_files_are_told_at_once(tmp_path):
+    last = write(tmp_path, "last.ckpt", 12)
+    flip(last / "trainer.pt")
+    (last / "__0_0.distcp").unlink()
+    with pytest.raises(CheckpointMismatchError) as raised:
+        read_tensors(last, MODEL)
+    assert sorted(mistake.partition(", ")[0] for mistake in raised.value.mistakes) == [
+        f"{last / '__0_0.distcp'}: is missing; take another checkpoint",
+        f"{last / 'trainer.pt'}: is damaged",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".partial", ".old"])
+def test_one_that_was_cut_off_before_its_name_changed(tmp_path, suffix):
+    last = tmp_path / "checkpoints/last.ckpt"
+    if suffix == ".partial":
+        write(tmp_path, "last.ckpt", 11).rename(last.with_name("last.ckpt.old"))
+    cut_off = write(tmp_path, "last.ckpt", 12).rename(last.with_name(f"last.ckpt{suffix}"))
+    assert newest_whole(tmp_path) == cut_off
+    assert recovered(cut_off) == last
+    assert read_tensors(last, MODEL)["weights"].unique().tolist() == [12]
+    assert newest_whole(tmp_path) == last
+
+
+@pytest.mark.parametrize("lacking", [SUMS, "trainer.pt"])
+def test_one_that_was_cut_off_earlier_does_not_count(tmp_path, lacking):
+    best = write(tmp_path, "best.ckpt", 10)
+    last = write(tmp_path, "last.ckpt", 12)
+    partial = last.rename(last.with_name("last.ckpt.partial"))
+    (partial / lacking).unlink()
+    assert newest_whole(tmp_path) == best
+
+
+def test_checkpoints_of_before_there_were_hashes_count(tmp_path):
+    last = write(tmp_path, "last.ckpt", 12)
+    (last / SUMS).unlink()
+    assert newest_whole(tmp_path) == last
+
+
+def test_two_ways_to_resume(tmp_path):
+    with pytest.raises(RunConfigError, match=r"run.resume: .*got auto and ckpt_path 'last'; drop"):
+        resumed_checkpoint(tmp_path, ckpt_path="last")
+
+
+def test_every_file_has_its_hash(tmp_path):
+    last = write(tmp_path, "last.ckpt", 12)
+    found = {str(f.relative_to(last)) for f in last.rglob("*") if f.is_file()}
+    assert json.loads((last / SUMS).read_text()).keys() == found - {SUMS}
