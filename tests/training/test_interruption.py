@@ -99,17 +99,15 @@ def test_a_signalled_run_goes_on_to_the_end_of_the_uninterrupted_one(
     assert_same_end(whole, run)
 
 
-def test_handlers_are_given_back(whole):
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
 def test_before_the_first_step_there_is_nothing_to_save(whole, monkeypatch):
     def asked(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
 
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     monkeypatch.setattr("recsys.data.module.prepare", asked)
     assert train_command("fit", "-c", run_file(whole, "early")) == STOPPED
+    # They are given back.
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     assert not (whole / "runs/early").exists()
 
 
