@@ -129,6 +129,7 @@ def test_without_its_data_a_run_has_no_angles_and_no_proposal(trained, tmp_path,
     run = tmp_path / "run"
     shutil.copytree(run_of(trained, "FM"), run, symlinks=False)
     (find_checkpoint(run) / "manifest.json").write_text(json.dumps(manifest))
+    (find_checkpoint(run) / "sums.json").unlink()
     content, tables = inspected(capsys, run)
     assert content["no_angles"].startswith(
         "angles between readers need the run's data: sources.events: no such file, got "
