@@ -73,7 +73,7 @@ def _check(options: argparse.Namespace) -> None:
         return
     from rich.console import Console
 
-    from features.check import report
+    from features.checking.summaries import report
     from features.checking.words import STATE, collision_table, memory_table, warning_lines
 
     console = Console()
@@ -98,7 +98,7 @@ def _print_mistakes(options: argparse.Namespace, error: RecsysError) -> None:
 
 
 def _fit(file: Path, *, data_dir: Path, out: Path) -> None:
-    from features.check import fit_file
+    from features.fit import fit_file
     from features.load import load_feature_set
     from features.storage import save_schema
 

@@ -6,6 +6,7 @@ The same pass over the data checks every event, so that nothing wrong reaches tr
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import polars as pl
 
@@ -15,8 +16,23 @@ from features.dense import clipped, filled, number
 from features.errors import DataError
 from features.raw_checks import described, type_mistakes
 from features.schema import FeatureSchema, Moments, Vocabulary
+from features.sources import scan_events
 from features.spec import Bucketized, Categorical, Dense, FeatureSet, VocabEncoding
+from features.split import assign_split
 from features.values import categorical_values, is_multi_valued, raw_types
+
+
+def fit_file(feature_set: FeatureSet, data_dir: Path) -> FeatureSchema:
+    """Scan, split and fit.
+
+    Args:
+        feature_set: What to fit.
+        data_dir: Directory of the raw files.
+
+    Raises:
+        DataError: with what is wrong in the data.
+    """
+    return fit_schema(feature_set, assign_split(feature_set, scan_events(feature_set, data_dir)))
 
 
 def fit_schema(feature_set: FeatureSet, frame: pl.LazyFrame) -> FeatureSchema:

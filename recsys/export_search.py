@@ -24,7 +24,7 @@ from recsys.history_index import DType, HistoryIndex, Vectors
 from recsys.nn.cutting import num_events, to_own_histories
 from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns
-from recsys.search.run_data import data_of_run
+from recsys.run_data import data_of_run
 from recsys.trained import load_task
 from recsys.training.ranking import RankingTask
 from recsys.training.task import Task

@@ -10,11 +10,11 @@ from typing import get_args
 import pytest
 from ruamel.yaml import YAML
 
-from features.check import fit_file
 from features.checking.collisions import Collisions
 from features.checking.finding import Finding, Kind
 from features.checking.result import as_json, check_file
 from features.errors import RecsysError
+from features.fit import fit_file
 from features.load import parse_feature_set
 from features.spec import FeatureSet
 from features.spec_base import Spec

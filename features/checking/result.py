@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.check import TableSummary, table_summaries
 from features.checking.collisions import Collisions, expected_collisions
 from features.checking.finding import Finding
 from features.checking.memory import TableMemory, table_memory, total_per_rank
+from features.checking.summaries import TableSummary, table_summaries
 from features.spec import Categorical, FeatureSet, HashEncoding
 from features.table_spec import DecoupledTable, UnifiedTable
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import xxhash
 from filelock import FileLock
 
-from features.check import fit_file
 from features.errors import DataError
+from features.fit import fit_file
 from features.schema import FeatureSchema
 from features.sources import source_files
 from features.spec import FeatureSet, Sequence

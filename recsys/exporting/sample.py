@@ -8,7 +8,7 @@ from typing import Literal
 
 from features.errors import DataError, RecsysError
 from recsys.checkpoint import Manifest
-from recsys.search.run_data import data_of_run, spread_batches
+from recsys.run_data import data_of_run, spread_batches
 from recsys.types import Batch
 
 # Many more do not make a difference of AUC much surer, and take longer than the rest of the export.

@@ -12,11 +12,9 @@ from typing import Any
 import polars as pl
 
 from features.errors import RunConfigError, did_you_mean
-from features.fit import fit_schema
+from features.fit import fit_file
 from features.schema import FeatureSchema
-from features.sources import scan_events
 from features.spec import FeatureSet
-from features.split import assign_split
 from recsys.migration.filling import TableReport
 from recsys.migration.migration import LAYERS, Migration, plan_migration
 from recsys.migration.report import as_json, dropped_values
@@ -37,7 +35,7 @@ def fitted_to(feature_set: FeatureSet, data: Path | None) -> FeatureSchema | Non
     """
     if data is None:
         return None
-    return fit_schema(feature_set, assign_split(feature_set, scan_events(feature_set, data)))
+    return fit_file(feature_set, data)
 
 
 def check_resets(resets: Sequence[str], feature_set: FeatureSet) -> None:

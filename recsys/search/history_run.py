@@ -11,7 +11,7 @@ from features.errors import RunConfigError, did_you_mean
 from models.history_ranker import HistoryRanker
 from recsys.checkpoint import Manifest, find_checkpoint, read_manifest
 from recsys.data.module import RecsysData
-from recsys.search.run_data import data_of_run
+from recsys.run_data import data_of_run
 from recsys.trained import load_task
 from recsys.training.ranking import RankingTask
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from features.errors import DataError
 from recsys.checkpoint import Manifest
-from recsys.search.run_data import data_of_run, spread_batches
+from recsys.run_data import data_of_run, spread_batches
 from recsys.training.ranking import RankingTask
 from recsys.types import Batch, Embedded
 

@@ -13,8 +13,8 @@ from features.columns import sequence_column
 from recsys.metrics.mutual_information import MutualInformation, mutual_information
 from recsys.metrics.searches import Floats, Searches, search_ndcg
 from recsys.nn.cutting import to_own_histories
+from recsys.run_data import spread_batches
 from recsys.search.history_run import HistoryRun
-from recsys.search.run_data import spread_batches
 from recsys.types import Batch
 
 Relevance = Callable[[Searches], Floats]

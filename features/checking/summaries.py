@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.sizes import format_bytes, parse_bytes
@@ -43,19 +42,6 @@ class TableSummary:
     rows: int | None
     dim: int
     num_bytes: int | None
-
-
-def fit_file(feature_set: FeatureSet, data_dir: Path) -> FeatureSchema:
-    """Scan, split and fit.
-
-    Raises:
-        DataError: with what is wrong in the data.
-    """
-    from features.fit import fit_schema
-    from features.sources import scan_events
-    from features.split import assign_split
-
-    return fit_schema(feature_set, assign_split(feature_set, scan_events(feature_set, data_dir)))
 
 
 def table_summaries(
