@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # which needs torch
 FORMAT = 2
 _READ_FORMATS = (1, FORMAT)  # 1: all tables have 32 bits, and what came later is not there
 _LATER = {
-    "training",
+    "unseen",
     "width",
     "model_fingerprint",
     "table_dtype",
@@ -70,15 +70,14 @@ class BundleManifest:
         step: Optimiser steps behind it.
         metrics: As logged by the checkpoint.
         versions: Of the libraries that wrote it.
-        training: What scores are compared with: `unseen`, the share of values without an id of
-            their own by feature, and `histograms`, counts by label as those of
-            `recsys.scoring.counts`. None: nothing is known of it, as of bundles of older versions.
         model_fingerprint: Of all trained numbers: the same for every bundle of a checkpoint, and
             part of `tables.safetensors`. None: a bundle of format 1.
         table_dtype: Of tables that are stored row for row.
         source_run: Name of the run.
         parity: How it compares with the model it was made of: see `recsys.exporting.parity`. None:
             it was not compared.
+        unseen: Share of values without an id of their own in the compared rows, by feature with a
+            vocabulary. None: not known, as of sequence models and of bundles of older versions.
         score_histogram: Of the compared rows, by label: `edges` of rising probability, and
             `counts` below the first, between each two, and from the last on. None: not known.
         files: SHA-256 of every other file.
@@ -96,11 +95,11 @@ class BundleManifest:
     max_length: int | None = None
     item_output: Literal["tied", "separate"] = "tied"
     width: int | None = None
-    training: Mapping[str, Any] | None = None
     model_fingerprint: str | None = None
     table_dtype: TableDType = "fp32"
     source_run: str | None = None
     parity: Mapping[str, Any] | None = None
+    unseen: Mapping[str, float] | None = None
     score_histogram: Mapping[str, Mapping[str, Sequence[float]]] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT

@@ -32,7 +32,7 @@ from recsys.exporting.parity import (
     outputs_of_task,
 )
 from recsys.exporting.portable import SUFFIXES, Kind, check_tools, write_program
-from recsys.exporting.sample import Sample, sample_of_run
+from recsys.exporting.sample import Sample, sample_of_run, unseen_shares
 from recsys.scoring.scorer import Scorer
 from recsys.tables.few_bits import TableDType
 from recsys.trained import load_task
@@ -102,6 +102,7 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
                 described,
                 parity=parity.to_content(split=sample.split),
                 score_histogram=parity.histogram or None,
+                unseen=unseen_shares(task.schema, sample.batches) if parity.histogram else None,
             )
         for kind in settings.programs:
             _add_programs(partial, task, sample, kind=kind)

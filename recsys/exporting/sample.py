@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from features.errors import DataError, RecsysError
+from features.schema import FeatureSchema
+from features.spec import Categorical, VocabEncoding
 from recsys.checkpoint import Manifest
 from recsys.run_data import data_of_run, spread_batches
 from recsys.types import Batch
@@ -55,3 +60,27 @@ def sample_of_run(
         )
     loader = data.val_dataloader() if split == "val" else data.test_dataloader()
     return Sample(split, tuple(spread_batches(loader, max_examples=_MAX_ROWS[data.task])))
+
+
+def unseen_shares(schema: FeatureSchema, batches: Iterable[Batch]) -> dict[str, float]:
+    """Share of values that have no id of their own, by feature with a vocabulary.
+
+    Args:
+        schema: What the batches were encoded with.
+        batches: Of a ranking model; rows without a weight do not count.
+    """
+    known = [
+        feature.name
+        for feature in schema.feature_set.of_kind(Categorical)
+        if isinstance(schema.encoding_of(feature.name), VocabEncoding)
+    ]
+    counts = dict.fromkeys(known, 0), dict.fromkeys(known, 0)
+    for batch in batches:
+        if batch.ids is None:
+            continue
+        for name in known:
+            ids = batch.ids[name]
+            is_row = torch.repeat_interleave(batch.weights_B > 0, ids.lengths())
+            counts[0][name] += int((is_row & (ids.values() == 0)).sum())
+            counts[1][name] += int(is_row.sum())
+    return {name: round(counts[0][name] / max(counts[1][name], 1), 6) for name in known}

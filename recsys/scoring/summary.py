@@ -23,11 +23,10 @@ def summarize(counts: Counts, manifest: BundleManifest, *, bundle: str) -> dict[
 
     Args:
         counts: Of all parts.
-        manifest: Of the bundle; may know what training had.
+        manifest: Of the bundle; may know what the rows had that its export compared.
         bundle: Identity of the bundle.
     """
-    training = manifest.training or {}
-    unseen, histograms = training.get("unseen", {}), _histograms(manifest)
+    unseen, histograms = manifest.unseen or {}, _histograms(manifest)
     features = {}
     for name, of_feature in counts.features.items():
         features[name] = {"nulls": of_feature.nulls, "filled": of_feature.filled}
@@ -62,10 +61,8 @@ def summarize(counts: Counts, manifest: BundleManifest, *, bundle: str) -> dict[
 
 def _histograms(manifest: BundleManifest) -> Mapping[str, list[int]]:
     """Counts by label, in the ranges of `EDGES`, from those of the manifest, which are finer."""
-    if manifest.score_histogram is None:
-        return (manifest.training or {}).get("histograms", {})
     found = {}
-    for label, histogram in manifest.score_histogram.items():
+    for label, histogram in (manifest.score_histogram or {}).items():
         bounds = np.array([0.0, *histogram["edges"], 1.0])
         places = np.searchsorted(EDGES, (bounds[:-1] + bounds[1:]) / 2)
         counts = np.bincount(places, weights=histogram["counts"], minlength=len(EDGES) + 1)

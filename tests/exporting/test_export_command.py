@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import polars as pl
 import pytest
 from bundles import data_module, score, train
 from commands import experiment, recsys_command, train_command
@@ -118,6 +119,23 @@ def test_the_summary_of_scores_has_the_histogram_of_validation(trained, tmp_path
     assert summary["scores"]["click"]["histogram_in_training"] == expected
 
 
+def test_shares_of_unseen_values_are_those_of_the_validation_rows(trained, tmp_path):
+    manifest, schema = read_bundle(trained / "bundles" / "FM")
+    rows = data_module(trained, "ranking").store.manifest.rows
+    events = pl.read_parquet(trained / "data" / "events.parquet").sort("timestamp")
+    events = events.slice(rows["train"], rows["val"])
+    shares = {
+        name: 1 - events[name].is_in(schema.vocabularies[name].values.implode()).mean()
+        for name in ("user_id", "item_id")
+    }
+    assert manifest.unseen == pytest.approx(shares, abs=1e-6)
+    assert manifest.unseen["item_id"] > 0
+    score(trained, "FM", trained / "data", tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    said = {name: summary["features"][name]["unseen_in_training"] for name in shares}
+    assert said == manifest.unseen
+
+
 def test_few_bits_that_cost_too_much_are_refused(refused):
     says = r"--table-dtype int4: auc/click gets worse by too much, got 0\.\d+ before .* allowed -1"
     refused("--table-dtype", "int4", "--max-drop", -1, says=says)
@@ -169,7 +187,8 @@ def test_tables_of_another_bundle_are_refused(trained, in_int8, tmp_path, capfd)
 def test_bundles_of_the_first_format_are_read(trained, tmp_path):
     bundle = shutil.copytree(trained / "bundles" / "FM", trained / "bundles" / "old")
     content = json.loads((bundle / "manifest.json").read_text())
-    later = ("model_fingerprint", "table_dtype", "source_run", "parity", "score_histogram")
+    later = ("model_fingerprint", "table_dtype", "source_run", "parity", "unseen")
+    later += ("score_histogram",)
     old = {key: value for key, value in content.items() if key not in later} | {"format": 1}
     (bundle / "manifest.json").write_text(json.dumps(old))
     found = score(trained, "old", trained / "data", tmp_path / "old")

@@ -16,8 +16,15 @@ from recsys.scoring.run import Job, score
 from recsys.scoring.summary import shown, stability, summarize
 
 
-def manifest(training):
-    return BundleManifest("ranking", ("click",), "", 1, {}, {}, training=training)
+def manifest(*, unseen=None, scores=None):
+    """Of a bundle whose export compared these scores."""
+    histograms = None
+    if scores is not None:
+        counts = list(count_scores(scores).histogram)
+        histograms = {"click": {"edges": EDGES.tolist(), "counts": counts}}
+    return BundleManifest(
+        "ranking", ("click",), "", 1, {}, {}, unseen=unseen, score_histogram=histograms
+    )
 
 
 def test_histograms_have_every_score_once():
@@ -73,18 +80,18 @@ def of_scores(values, *, unseen):
 
 def test_warnings_follow_training():
     usual, other = np.tile([[0.01, 0.02, 0.1], [0.7, 0.9, 0.99]], 500).astype(np.float32)
-    trained = {"unseen": {"a": 0.3}, "histograms": {"click": list(count_scores(usual).histogram)}}
-    assert summarize(of_scores(usual, unseen=35), manifest(trained), bundle="")["warnings"] == []
-    summary = summarize(of_scores(other, unseen=45), manifest(trained), bundle="")
+    trained = manifest(unseen={"a": 0.3}, scores=usual)
+    assert summarize(of_scores(usual, unseen=35), trained, bundle="")["warnings"] == []
+    summary = summarize(of_scores(other, unseen=45), trained, bundle="")
     unseen, spread = summary["warnings"]
     assert unseen == "features.a: 45.0% of values are unseen, 30.0% in training"
     assert spread.startswith("score_click: is spread otherwise than in training, stability index")
     assert any(line.startswith("warning: score_click") for line in shown(summary))
     few = of_scores(other[:500], unseen=30)
-    assert summarize(few, manifest(trained), bundle="")["warnings"] == []
+    assert summarize(few, trained, bundle="")["warnings"] == []
     # Where nothing is known of training, only what no training would have.
-    assert summarize(of_scores(other, unseen=45), manifest(None), bundle="")["warnings"] == []
-    [unseen] = summarize(of_scores(other, unseen=55), manifest(None), bundle="")["warnings"]
+    assert summarize(of_scores(other, unseen=45), manifest(), bundle="")["warnings"] == []
+    [unseen] = summarize(of_scores(other, unseen=55), manifest(), bundle="")["warnings"]
     assert unseen == "features.a: 55.0% of values are unseen in training"
 
 
@@ -109,15 +116,15 @@ def test_nulls_fills_and_unseen_values_are_those_of_the_data(bundles, own_log, t
     assert summary["features"]["filled"] == {"nulls": 0, "filled": 0}
 
 
-def test_bundles_may_know_of_training_or_not(bundles, tmp_path):
+def test_bundles_may_know_of_unseen_values_or_not(bundles, tmp_path):
     bundle = shutil.copytree(bundles.plain, tmp_path / "bundle")
     file = bundle / "manifest.json"
     content = json.loads(file.read_text())
-    del content["training"]
+    del content["unseen"]
     file.write_text(json.dumps(content))
-    assert read_bundle(bundle)[0].training is None
-    file.write_text(json.dumps({**content, "training": {"unseen": {"a": 0.5}}}))
-    assert read_bundle(bundle)[0].training == {"unseen": {"a": 0.5}}
+    assert read_bundle(bundle)[0].unseen is None
+    file.write_text(json.dumps({**content, "unseen": {"a": 0.5}}))
+    assert read_bundle(bundle)[0].unseen == {"a": 0.5}
     del content["labels"]
     file.write_text(json.dumps(content))
     with pytest.raises(SchemaMismatchError, match=r"manifest.json: is damaged, got keys"):
