@@ -51,7 +51,7 @@ def test_train_edit_migrate_continue(runs, capsys):
     assert "user: was user_id" in printed
     assert (runs / "moved" / "features.yaml").read_text() == EDITED
     report = json.loads((runs / "moved" / "migration.json").read_text())
-    assert report["tables"]["user_id" if "user_id" in report["tables"] else "user"]["merged"] == 0
+    assert report["tables"]["user"]["merged"] == 0
     assert report["renamed"] == {"user": "user_id"}
     before = read_tensors(runs / "runs" / "run" / "checkpoints" / "best.ckpt", MODEL)
     after = read_tensors(runs / "moved" / "checkpoints" / "last.ckpt", MODEL)
