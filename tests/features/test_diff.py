@@ -175,6 +175,24 @@ def test_ids_that_mean_other_things(line):
     assert alone.resets == ("t",)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "fate"),
+    [
+        ("", "", "renamed"),  # the column is renamed with it
+        ("", ", column: b", "renamed"),
+        ("", ", column: a", "renamed"),
+        ("", ", column: c", "reset"),
+        (", column: c", ", column: c", "renamed"),
+        (", column: c", "", "renamed"),
+        (", column: c", ", column: a", "reset"),
+    ],
+)
+def test_a_column_may_be_renamed_with_its_feature(before, after, fate):
+    old = file(f"name: a, kind: categorical{before}")
+    new = file(f"name: b, renamed_from: a, kind: categorical{after}")
+    assert fates(compare(old, new), "feature") == {"b": fate}
+
+
 def test_tables_are_shared_split_and_named():
     own = file("name: a, kind: categorical", "name: b, kind: categorical")
     shared = file(A, "name: b, kind: categorical, table: t", top="tables: {t: {}}")
