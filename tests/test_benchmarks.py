@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
@@ -77,7 +78,7 @@ def test_a_failed_run_ends_the_benchmark(benchmark, root, monkeypatch):
         seeds.train_missing({"separate": "b.yaml"}, seeds=[0], root=root)
 
 
-@pytest.mark.parametrize("name", ["ml1m_tables", "sequence_quality"])
+@pytest.mark.parametrize("name", ["ml1m_tables", "sequence_quality", "history_quality"])
 def test_quality_benchmarks_name_experiments_that_exist(benchmark, name, tmp_path):
     experiments = benchmark(name).EXPERIMENTS
     assert all((REPOSITORY / file).is_file() for file in experiments.values())
@@ -130,3 +131,51 @@ def run_benchmark(name, *arguments):
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+@pytest.mark.data
+def test_movies_by_days_have_the_published_rows(tmp_path):
+    run_benchmark("ml1m_days", "--out", str(tmp_path / "days"))
+    split = pl.read_parquet(tmp_path / "days" / "ratings.parquet")["split"]
+    counts = dict(split.value_counts().iter_rows())
+    assert counts == {"train": 983_836, "val": 5_190, "test": 5_176}
+    assert {file.name for file in (tmp_path / "days").iterdir()} == {
+        "ratings.parquet", "users.parquet", "items.parquet",
+    }  # fmt: skip
+
+
+def test_users_and_items_of_few_likes_are_left_out_until_all_have_enough(benchmark):
+    # Item 9 has five likes, one of them by user 7, who has no other: both leave.
+    liked = [(user, item) for user in range(5) for item in range(5)]
+    liked += [(user, 9) for user in (0, 1, 2, 3, 7)]
+    ratings = pl.DataFrame(liked, schema=["user_id", "item_id"], orient="row").with_columns(
+        rating=pl.lit(4)
+    )
+    more = pl.DataFrame({"user_id": [7, 0], "item_id": [0, 0], "rating": [3, 3]})
+    found = benchmark("ml1m_days").with_enough_likes(
+        pl.concat([ratings, more], how="vertical_relaxed")
+    )
+    assert set(found["user_id"]) == {0, 1, 2, 3, 4}
+    assert set(found["item_id"]) == {0, 1, 2, 3, 4}
+    assert len(found) == 26  # the rating of 3 of user 0 stays
+
+
+def test_training_speed_runs_and_its_table_has_medians_of_ratios(benchmark, tmp_path):
+    speed = benchmark("training_speed")
+    data = speed.write_data(tmp_path / "data", rows=200, num_events={"train": 64, "val": 64})
+    settings = {**speed._SETTINGS, "model": "DLRM", "rows": 200, "seed": 0, "threads": 1}
+    settings |= {"seconds": 0.0, "batch_size": 32, "precision": "32-true", "passes": 0}
+    out = tmp_path / "out"
+    report = speed._run(speed.our_command(data, out, settings), out, settings)
+    assert len(report["ended_s"]) == 20
+    assert report["num_dense"] == (45 + 1) * 400 + 2 * 401 * 400 + 401
+    runs = {
+        ("DCNv2", 10, side): [
+            {"ended_s": [0.0] * 5 + [0, s, 2 * s], "peak_bytes": 2**20, "num_dense": 7}
+            for s in seconds
+        ]
+        for side, seconds in (("recsys", (1.0, 2.0, 1.0)), ("FuxiCTR", (4.0, 4.0, 16.0)))
+    }
+    ours, theirs = speed.table_lines(runs, batch_size=64)[2:]
+    assert ours == "| DCNv2 | 10 | recsys | 64 | 4.00 | 1 MiB | 7 |"
+    assert theirs == "| DCNv2 | 10 | FuxiCTR | 16 |  | 1 MiB | 7 |"
