@@ -122,6 +122,12 @@ def test_loader_speed_runs():
     assert len(ran.stdout.splitlines()) == 10
 
 
+def test_id_checks_runs():
+    ran = run_benchmark("id_checks", "--batch-sizes", "8", "16", "--pairs", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert [line.split()[0] for line in ran.stdout.splitlines()[1:]] == ["8", "16"]
+
+
 def run_benchmark(name, *arguments):
     return subprocess.run(
         [sys.executable, REPOSITORY / "benchmarks" / f"{name}.py", *arguments],
