@@ -76,6 +76,7 @@ def search_histories(
         search: Finds the events.
         part_events: Most events of a part, where every history is as long as the longest.
     """
+    embedder.check(batch)  # before it is cut up
     keys = [*columns.targets("attention"), *columns.events("attention")]
     if not _is_whole(embedder):
         return KeptEvents.of(search(embedder(batch, keys=keys)))

@@ -123,6 +123,29 @@ def test_loader_speed_runs():
     assert len(ran.stdout.splitlines()) == 10
 
 
+def test_tables_runs(tmp_path):
+    ran = run_benchmark("tables", "--quick", "--json", tmp_path / "figures.json")
+    assert ran.returncode == 0, ran.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    by_case = {(c["kind"], c["scheme"], c["optimizer"], c["dtype"]): c for c in figures["cases"]}
+    assert len(by_case) == len(ran.stdout.splitlines()) - 2 == 13
+    reference = by_case["torch sparse", "full", "sgd", "fp32"]
+    assert reference["ratio"] == 1
+    # 16,384 rows of 16 numbers of 4 bytes, read twice and written once.
+    expected = 3 * 16384 * 16 * 4 / reference["step_s"]
+    assert reference["bytes_per_s"] == pytest.approx(expected)
+    half = by_case["fbgemm", "full", "rowwise_adagrad", "fp16"]
+    expected = 16384 * (3 * 16 * 2 + 2 * 4) / half["step_s"]  # and a number of state
+    assert half["bytes_per_s"] == pytest.approx(expected)
+    assert figures["memory_bytes_per_s"] > 1e8
+
+
+def test_id_checks_runs():
+    ran = run_benchmark("id_checks", "--batch-sizes", "8", "16", "--pairs", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert [line.split()[0] for line in ran.stdout.splitlines()[1:]] == ["8", "16"]
+
+
 def run_benchmark(name, *arguments):
     return subprocess.run(
         [sys.executable, REPOSITORY / "benchmarks" / f"{name}.py", *arguments],

@@ -10,12 +10,15 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from features.errors import DataError
 from recsys.data.rows import Array, Column, Ragged, ranges
 
 OFFSETS = "offsets.npy"
 TRAIN_LENGTHS = "train_lengths.npy"
 VALUES = "values"
 VALUE_OFFSETS = "value_offsets"
+
+_MEND = "delete the store, and it is built again"
 
 
 class Histories:
@@ -40,6 +43,7 @@ class Histories:
         self.train_lengths: NDArray[np.int64] = _open(path / TRAIN_LENGTHS)
         self._values = _open_all(path / VALUES)
         self._value_offsets = _open_all(path / VALUE_OFFSETS)
+        self._check_ends()
 
     def __reduce__(self) -> tuple[type[Histories], tuple[Path]]:
         """Travels between processes as its path."""
@@ -76,9 +80,11 @@ class Histories:
 
         Returns:
             Of each feature the packed values, or the lists of the packed events; and lengths_B.
+
+        Raises:
+            DataError: there is no such user, or no such position in the history.
         """
-        begins_B = self.offsets[users_B]
-        assert np.all(ends_B <= self.offsets[users_B + 1] - begins_B), "position outside a history"
+        begins_B = self._begins(users_B, ends_B)
         lengths_B = ends_B if max_length is None else np.minimum(ends_B, max_length)
         index_L = ranges(begins_B + ends_B - lengths_B, lengths_B)
         return [self._of_events(index_L, feature=feature) for feature in features], lengths_B
@@ -97,12 +103,61 @@ class Histories:
         last_B[has_event_B] = values[(self.offsets[users_B] + ends_B - 1)[has_event_B]]
         return last_B
 
+    def _begins(self, users_B: NDArray[np.int64], ends_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the histories begin, after a look at whether all that is asked for is there."""
+        if len(users_B) and (users_B.min() < 0 or users_B.max() >= len(self)):
+            wrong = users_B[(users_B < 0) | (users_B >= len(self))][0]
+            raise DataError(
+                f"{self.path}: has no history of this row, got {wrong}; allowed 0 ... "
+                f"{len(self) - 1}; {_MEND}"
+            )
+        begins_B, stops_B = self.offsets[users_B], self.offsets[users_B + 1]
+        is_outside_B = (ends_B < 0) | (ends_B > stops_B - begins_B)
+        is_outside_B |= (begins_B < 0) | (stops_B > self.offsets[-1])
+        if is_outside_B.any():
+            place = int(is_outside_B.argmax())
+            raise DataError(
+                f"{self.path}: position outside of history row {users_B[place]}, got "
+                f"{ends_B[place]}; allowed 0 ... {stops_B[place] - begins_B[place]}; {_MEND}"
+            )
+        return begins_B
+
+    def _check_ends(self) -> None:
+        """Offsets end at the number of events, and those of lists at the number of values."""
+        num_events = int(self.offsets[-1])
+        ends = {OFFSETS: (int(self.offsets[0]), 0)}
+        for name, values in self._values.items():
+            offsets = self._value_offsets.get(name)
+            file = f"{VALUES}/{name}.npy"
+            if offsets is None:
+                ends[file] = (len(values), num_events)
+                continue
+            ends[f"{VALUE_OFFSETS}/{name}.npy"] = (len(offsets), num_events + 1)
+            ends[file] = (len(values), int(offsets[-1]))
+        mistakes = [
+            f"{self.path / file}: does not fit the offsets beside it, got {found}; allowed "
+            f"{expected}; {_MEND}"
+            for file, (found, expected) in ends.items()
+            if found != expected
+        ]
+        if mistakes:
+            raise DataError(mistakes)
+
     def _of_events(self, index_L: NDArray[np.int64], *, feature: str) -> Column:
         offsets = self._value_offsets.get(feature)
         if offsets is None:
             return self._values[feature][index_L]
         starts_L = offsets[index_L]
         counts_L = offsets[index_L + 1] - starts_L
+        last = int(offsets[-1])
+        is_wrong_L = (starts_L < 0) | (counts_L < 0) | (starts_L + counts_L > last)
+        if is_wrong_L.any():
+            place = int(is_wrong_L.argmax())
+            raise DataError(
+                f"{self.path / VALUE_OFFSETS}/{feature}.npy: are no offsets of lists, got "
+                f"{starts_L[place]} and {counts_L[place]} more for event {index_L[place]}; allowed "
+                f"0 ... {last}, none below the one before; {_MEND}"
+            )
         return Ragged(self._values[feature][ranges(starts_L, counts_L)], counts_L)
 
 

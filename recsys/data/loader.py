@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -12,15 +13,18 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from features import columns
-from features.errors import RunConfigError
+from features.errors import RecsysError, RunConfigError, SchemaMismatchError
 from recsys.data.collate import Collate
+from recsys.data.jagged import UnknownIdsError
 from recsys.data.lanes import LaneReader, Shuffle, cut_lanes
+from recsys.data.origins import Origins
 from recsys.data.rows import Rows, numbers
-from recsys.data.sources import Pieces, RowSource
+from recsys.data.sources import ParquetSource, Pieces, RowSource
 from recsys.types import Batch
 
 # Enough to ride out a garbage collection or a slow batch; more only takes memory.
 _PREFETCHED = 4
+_MEND = "delete the store, and it is built again"
 
 
 class BatchLoader:
@@ -45,6 +49,7 @@ class BatchLoader:
         pool_rows: Rows of a lane that are shuffled together, and kept in memory twice.
         num_workers: Processes that make batches; each decodes all rows of the rank, so that they
             pay only where making batches takes longer than decoding. 0: a thread does both.
+        origins: Knows where wrong ids come from. None: messages do not say.
 
     Raises:
         RunConfigError: the sizes do not divide.
@@ -63,6 +68,7 @@ class BatchLoader:
         num_lanes: int = 8,
         pool_rows: int = 65_536,
         num_workers: int = 0,
+        origins: Origins | None = None,
     ) -> None:
         self.batch_size = batch_size
         self.num_lanes = num_lanes if training else world_size
@@ -77,6 +83,7 @@ class BatchLoader:
         self._world_size = world_size
         self._pool_rows = pool_rows
         self._num_workers = num_workers
+        self._origins = origins
 
     def set_epoch(self, epoch: int, *, start_batch: int = 0) -> None:
         """Choose what the next iteration gives.
@@ -99,18 +106,51 @@ class BatchLoader:
         return -(-longest_lane // (self.batch_size // self.num_lanes))
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the epoch, from `start_batch` on."""
-        batch_numbers = range(self.start_batch, len(self))
+        """The batches of the epoch, from `start_batch` on.
+
+        Raises:
+            DataError: a file is damaged, or is no encoded data.
+            SchemaMismatchError: a row has ids that the schema does not know.
+        """
+        return self._read(self.epoch, range(self.start_batch, len(self)))
+
+    def _read(self, epoch: int, batch_numbers: range) -> Iterator[Batch]:
+        try:
+            yield from self._batches(epoch, batch_numbers)
+        except UnknownIdsError as error:
+            raise SchemaMismatchError(self._with_origins(error, epoch=epoch)) from None
+
+    def _batches(self, epoch: int, batch_numbers: range) -> Iterator[Batch]:
         if self._num_workers == 0:
-            return _prefetch(self, self.epoch, batch_numbers)
+            yield from _prefetch(self, epoch, batch_numbers)
+            return
         loader = DataLoader(
-            _WorkerBatches(self, self.epoch, batch_numbers),
+            _WorkerBatches(self, epoch, batch_numbers),
             batch_size=None,
             num_workers=self._num_workers,
             collate_fn=_unchanged,
             generator=torch.Generator(),  # else it draws from the generator of the training
         )
-        return iter(loader)
+        for batch in loader:
+            if isinstance(batch, RecsysError):  # raised there, a trace would be added to it
+                raise batch
+            yield batch
+
+    def _with_origins(self, error: UnknownIdsError, *, epoch: int) -> list[str]:
+        """The mistakes with files, rows and raw values."""
+        if self._origins is None or error.batch is None:
+            return list(error.mistakes)
+        again, source = copy.copy(self), self._source.with_places()
+        again._source = source
+        with ThreadPoolExecutor(1) as executor:
+            rows = again.open_epoch(epoch, executor=executor).rows(error.batch)
+        files = source.files if isinstance(source, ParquetSource) else ()
+        mistakes = []
+        for item in error.found:
+            row = rows.take(np.array([item.example]))
+            origin = self._origins.of_id(row, key=item.key, files=files)
+            mistakes.append(item.message(origin=origin, remedy=_MEND))
+        return mistakes
 
     def open_epoch(self, epoch: int, *, executor: Executor) -> EpochReader:
         """What makes the batches of an epoch.
@@ -172,7 +212,10 @@ class EpochReader:
 
     def batch(self, number: int) -> Batch:
         """One batch of this rank."""
-        return self._collate(self.rows(number))
+        try:
+            return self._collate(self.rows(number))
+        except UnknownIdsError as error:
+            raise UnknownIdsError(error.found, batch=number) from None
 
     def rows(self, number: int) -> Rows:
         """The rows of one batch of this rank."""
@@ -197,15 +240,18 @@ class EpochReader:
         return self._source.read(Pieces(chunk, np.zeros(1, np.int64), np.ones(1, np.int64)))
 
 
-class _WorkerBatches(IterableDataset[Batch]):
-    """What a worker process makes: every batch whose number is its own, modulo the workers."""
+class _WorkerBatches(IterableDataset[Batch | RecsysError]):
+    """What a worker process makes: every batch whose number is its own, modulo the workers.
+
+    A mistake in the data comes in place of a batch, and is the last.
+    """
 
     def __init__(self, loader: BatchLoader, epoch: int, batch_numbers: range) -> None:
         self._loader = loader
         self._epoch = epoch
         self._batch_numbers = batch_numbers
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | RecsysError]:
         info = get_worker_info()
         own = self._batch_numbers
         if info is not None:
@@ -213,7 +259,11 @@ class _WorkerBatches(IterableDataset[Batch]):
         with ThreadPoolExecutor(1, "read-ahead") as executor:
             epoch = self._loader.open_epoch(self._epoch, executor=executor)
             for number in own:
-                yield epoch.batch(number)
+                try:
+                    yield epoch.batch(number)
+                except RecsysError as error:
+                    yield error
+                    return
 
 
 def _prefetch(loader: BatchLoader, epoch: int, batch_numbers: range) -> Iterator[Batch]:

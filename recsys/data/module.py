@@ -26,7 +26,7 @@ from recsys.data.collate import Collate, RankingCollate
 from recsys.data.epochs import EpochLoader
 from recsys.data.layout import dense_features
 from recsys.data.loader import BatchLoader, check_sizes
-from recsys.data.origins import of_events, of_users
+from recsys.data.origins import Origins, of_events, of_users
 from recsys.data.protocol import protocol_name
 from recsys.data.sequences import (
     ItemSequence,
@@ -281,6 +281,7 @@ class RecsysData(LightningDataModule):
             world_size=self.trainer.world_size if self.trainer else 1,
             num_lanes=self.num_lanes,
             num_workers=self.num_workers,
+            origins=Origins(self.store, self.data_dir),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,71 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from features import columns
+from features.columns import is_of_sequence
+from features.errors import DataError
+from features.sources import scan_events, source_files
+from features.spec import ColumnFeature
+from features.spec import Sequence as SequenceFeature
+from features.values import raw
+from recsys.data.histories import VALUES
 from recsys.data.rows import Rows, integers, numbers
+from recsys.data.sources import FILE, ROW_IN_FILE
 from recsys.data.store import EncodedStore
 
 _MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Knows where single ids of a store come from.
+
+    Attributes:
+        store: The encoded data.
+        data_dir: Directory of the raw files.
+    """
+
+    store: EncodedStore
+    data_dir: Path
+
+    def of_id(self, row: Rows, *, key: str, files: Sequence[Path]) -> str:
+        """The file and row of an id, and the raw value it was made of, as far as they are known.
+
+        Args:
+            row: A single one, with its place, of examples; or with its user.
+            key: Of the id in a batch.
+            files: Those that `FILE` numbers.
+        """
+        if is_of_sequence(key):
+            return self._of_history(row, key=key)
+        if FILE not in row.columns:
+            return ""
+        file, place = files[integers(row[FILE])[0]], int(integers(row[ROW_IN_FILE])[0])
+        return f"row {place} of {file}{self._of_event(file, place, feature=key)}"
+
+    def _of_history(self, row: Rows, *, key: str) -> str:
+        name, _, feature = key.partition(".")
+        sequence = self.store.schema.feature_set.feature(name)
+        assert isinstance(sequence, SequenceFeature), "keys with a dot are of sequences"
+        path = self.store.histories_of(sequence).path
+        return f"the history of {of_users(row, store=self.store)}, {path / VALUES / feature}.npy"
+
+    def _of_event(self, file: Path, place: int, *, feature: str) -> str:
+        """The row of the raw log, and its value; nothing where the log is gone or has changed."""
+        feature_set = self.store.schema.feature_set
+        spec = feature_set.feature(feature)
+        try:
+            [position] = pl.scan_parquet(file).slice(place, 1).collect()[columns.ROW]
+            log = source_files(feature_set, self.data_dir)["events"]
+            events = scan_events(feature_set, self.data_dir, require_labels=False)
+            assert isinstance(spec, ColumnFeature), "an embedded feature"
+            value = events.filter(pl.col(columns.ROW) == position).select(raw=raw(spec))
+            [found] = value.collect(engine="streaming")["raw"]
+        except (DataError, pl.exceptions.PolarsError, OSError, ValueError):
+            return ""
+        ends = np.cumsum([pq.read_metadata(name).num_rows for name in log])
+        number = int(np.searchsorted(ends, position, side="right"))
+        row = position - int(np.append(0, ends)[number])
+        return f", encoded from {found!r} in row {row} of {log[number]}"
 
 
 def of_events(rows: Rows, *, files: Sequence[Path], dense: Sequence[str]) -> str:
@@ -46,8 +108,8 @@ def of_events(rows: Rows, *, files: Sequence[Path], dense: Sequence[str]) -> str
 
 def of_users(rows: Rows, *, store: EncodedStore) -> str:
     """The raw ids of the users whose histories the rows are."""
-    raw = pl.read_parquet(store.users_file)["user"]
-    users = [repr(raw[int(user)]) for user in np.unique(integers(rows[columns.USER]))]
+    names = pl.read_parquet(store.users_file)["user"]
+    users = [repr(names[int(user)]) for user in np.unique(integers(rows[columns.USER]))]
     return f"users {_listed(users)}"
 
 

@@ -13,7 +13,7 @@ from features import columns
 from features.columns import sequence_column, time_column
 from features.errors import DataError, FeatureConfigError
 from features.spec import FeatureSet, Sequence
-from recsys.data.jagged import keyed_jagged
+from recsys.data.jagged import Ids, check_ids, keyed_jagged
 from recsys.data.layout import item_feature, position_column
 from recsys.data.rows import Array, Rows, integers, numbers, ranges
 from recsys.data.sequence_reader import SequenceReader
@@ -193,7 +193,8 @@ class SequenceEvaluationCollate:
         assert store.histories is not None, "sequences need a user column"
         self._reader = _reader(store, items, max_length=items.feature.max_length)
         self._all_events = store.histories
-        self._item = items.item
+        self._item, self._num_items = items.item, store.schema.num_ids(items.item)
+        self._seen_key = items.keys[0]
         names = [*self._reader.columns, columns.POSITION, items.item, columns.WEIGHT]
         self.columns = tuple(dict.fromkeys(names))
 
@@ -202,11 +203,18 @@ class SequenceEvaluationCollate:
         [seen], seen_lengths_B = self._all_events.slice(
             integers(rows[columns.USER]), integers(rows[columns.POSITION]), features=[self._item]
         )
+        targets_B, seen_values = integers(rows[self._item]), integers(seen)
+        check_ids(
+            [
+                Ids(self._item, targets_B, None, self._num_items),
+                Ids(self._seen_key, seen_values, seen_lengths_B, self._num_items),
+            ]
+        )
         return _batch(
             rows,
             self._reader,
-            targets_B=torch.from_numpy(integers(rows[self._item])),
-            seen_values=torch.from_numpy(integers(seen)),
+            targets_B=torch.from_numpy(targets_B),
+            seen_values=torch.from_numpy(seen_values),
             seen_lengths_B=torch.from_numpy(seen_lengths_B),
         )
 

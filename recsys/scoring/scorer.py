@@ -76,7 +76,12 @@ class Scorer:
 
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> Tensor:
-        """Probabilities (B, T) of a ranking bundle's labels."""
+        """Probabilities (B, T) of a ranking bundle's labels.
+
+        Raises:
+            DataError, SchemaMismatchError: see `Embedder.check`.
+        """
+        self._embedder.check(batch)
         batch = to_own_histories(batch)  # an exported program knows no others
         search = self.search
         if search is None:
@@ -101,7 +106,11 @@ class Scorer:
 
         A score is the dot product with the vector of an item. Where items have a bias, it is their
         last number, which a 1 in the vectors of users multiplies.
+
+        Raises:
+            DataError, SchemaMismatchError: see `Embedder.check`.
         """
+        self._embedder.check(batch)
         assert batch.sequences is not None, "a sequence bundle"
         items = self._items
         tokens = Tokens.of(batch.sequences, keys=items.keys, time_key=items.time_key).as_question(

@@ -13,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.columns import count_column, is_of_sequence
 from features.errors import FeatureConfigError, RunConfigError, did_you_mean
+from recsys.tables.batch_checks import BatchChecks
 from recsys.tables.config import TablesConfig
 from recsys.tables.logical import LogicalTable, Reader
 from recsys.tables.pooling import pool
@@ -71,6 +72,7 @@ class Embedder(nn.Module):
         self.readers = {reader.key: reader for reader in readers}
         self.widths = {k: w for s in self._schemes for k, w in s.widths.items()}
         self.scheme_of = {r.key: table.name for table in tables for r in table.readers}
+        self._checks = BatchChecks.of(self._schemes)
         self._build_stores(is_served=is_served)
         _check_widths(self.sharded_tables())
         _check_sharding(config, self.sharded_tables())
@@ -81,7 +83,11 @@ class Embedder(nn.Module):
         Args:
             batch: Ids.
             keys: Readers to look up, at least one. None: all.
+
+        Raises:
+            DataError, SchemaMismatchError: see `check`.
         """
+        self.check(batch)
         readers = {k: r for k, r in self.readers.items() if keys is None or k in keys}
         present = dict(_unpack([batch.ids, batch.sequences], readers))
         vectors = self._look_up(self._filled(present, num_examples=len(batch)))
@@ -106,12 +112,25 @@ class Embedder(nn.Module):
             histories_B=batch.histories_B,
         )
 
+    def check(self, batch: Batch) -> None:
+        """Look at all ids, where they lie on a CPU: before a kernel does.
+
+        Raises:
+            DataError: it is no batch: lengths, counts or types do not fit.
+            SchemaMismatchError: an id is not among those of its table.
+        """
+        self._checks.check(batch)
+
     def sequences(self, keyed: KeyedJaggedTensor) -> dict[str, Jagged]:
         """Look up the events of some sequences, by key; keys without a reader are left out.
 
         Args:
             keyed: Ids of readers whose vectors are not pooled, those of one event apart.
+
+        Raises:
+            DataError, SchemaMismatchError: see `check`.
         """
+        self._checks.check_keyed(keyed, num_examples=keyed.stride(), where="events")
         present = dict(_unpack([keyed], self.readers))
         vectors = self._look_up(self._filled(present, num_examples=keyed.stride()))
         return {k: _of_events(vectors[k], ids, self.readers[k]) for k, ids in present.items()}

@@ -66,29 +66,6 @@ class HashedReads(nn.Module):
         return values, spread(self.plan_R3, counts), counts
 
 
-def own_row(ids: Tensor, block: Block, *, feature: str) -> Tensor:
-    """Rows of ids that have one each.
-
-    Args:
-        ids: 0 ... size of the block - 1.
-        block: Where the rows lie.
-        feature: Whose ids they are, for the message.
-
-    Raises:
-        ValueError: there is no such row. Only on a CPU: elsewhere looking would wait for the
-            device, and the data layer's own check has to do.
-    """
-    # fbgemm reads row 0 for an id beyond the table, silently.
-    if ids.device.type == "cpu" and ids.numel():
-        low, high = (int(end) for end in torch.aminmax(ids))
-        if low < 0 or high >= block.size:
-            wrong = low if low < 0 else high
-            raise ValueError(
-                f"{feature}: id {wrong} is out of range; allowed 0 ... {block.size - 1}"
-            )
-    return ids + block.first
-
-
 def concatenate(ids: Mapping[str, Tensor], keys: Sequence[str]) -> tuple[Tensor, list[int]]:
     """The ids of all keys end to end, and how many each has."""
     parts = [ids[key] for key in keys]

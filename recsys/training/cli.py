@@ -25,6 +25,7 @@ from recsys.training.callbacks import EpochLines, run_callbacks
 from recsys.training.continuing import continued_schema
 from recsys.training.experiment_file import check_experiment_file, experiment_files
 from recsys.training.interruption import Interruption, signals_restored
+from recsys.training.last_words import leave_word, word_of_another
 from recsys.training.parser_errors import in_short
 from recsys.training.resuming import resumed_checkpoint
 from recsys.training.run import (
@@ -298,7 +299,13 @@ def start(cli: type[_CLI], *, args: ArgsType = None, log: TextIO | None = None) 
         mistake = _mistake(error)
         if mistake is None:
             raise
+        leave_word(mistake)
         print(mistake, file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError:
+        if (word := word_of_another()) is None:
+            raise
+        print(f"stopped with {word}", file=sys.stderr)
         sys.exit(2)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         print(f"{error.filename}: {error.strerror}; give another path", file=sys.stderr)

@@ -339,6 +339,7 @@ class SequenceTask(Task):
     # ------------------------------------------------------------------------------ inside
     def _tokens(self, batch: Batch) -> Tokens:
         assert batch.sequences is not None
+        self.embedder.check(batch)  # before it is taken apart
         return Tokens.of(batch.sequences, keys=self.keys, time_key=self.time_key)
 
     def _share_of_targets(self, targets_M: Tensor) -> Tensor | float:

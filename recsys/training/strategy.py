@@ -100,7 +100,11 @@ class TorchRecStrategy(DDPStrategy):
     ) -> Any:
         # Lightning's own way takes a batch apart tensor by tensor, each step.
         device = device or self.root_device
-        return batch if device.type == "cpu" else batch.to(device, non_blocking=True)
+        if device.type == "cpu":
+            return batch
+        # Now: on the device a look would be waited for, and a wrong id ends with its kernel.
+        self.task.embedder.check(batch)
+        return batch.to(device, non_blocking=True)
 
     @override
     def teardown(self) -> None:

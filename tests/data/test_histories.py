@@ -1,10 +1,12 @@
 import pickle
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.errors import DataError
 from recsys.data.histories import Histories, HistoryWriter, train_prefixes
 from recsys.data.rows import Ragged
 
@@ -81,10 +83,27 @@ def test_travels_as_its_path(tmp_path):
     assert pickle.loads(pickled).values("item").tolist() == [1] * 1000 + [2]
 
 
-def test_a_position_outside_a_history_is_a_bug(tmp_path):
+@pytest.mark.parametrize(
+    ("user", "end", "words"),
+    [
+        (0, 2, "position outside of history row 0, got 2; allowed 0 ... 1; delete the store"),
+        (1, -1, "position outside of history row 1, got -1; allowed 0 ... 1; delete the store"),
+        (2, 0, "has no history of this row, got 2; allowed 0 ... 1; delete the store"),
+        (-1, 0, "has no history of this row, got -1; allowed 0 ... 1; delete the store"),
+    ],
+)
+def test_a_position_outside_a_history_is_named(tmp_path, user, end, words):
     found = written(tmp_path / "histories", [[1], [2]])
-    with pytest.raises(AssertionError, match="outside"):
-        found.slice(np.array([0]), np.array([2]), features=["item"])
+    with pytest.raises(DataError, match=rf"histories: {re.escape(words)}"):
+        found.slice(np.array([1, user]), np.array([1, end]), features=["item"])
+
+
+def test_offsets_that_do_not_end_at_the_number_of_values_are_named(tmp_path):
+    written(tmp_path / "histories", [[1], [2]])
+    np.save(tmp_path / "histories" / "values" / "item.npy", np.array([1, 2, 3], np.uint8))
+    words = r"values/item.npy: does not fit the offsets beside it, got 3; allowed 2; delete the"
+    with pytest.raises(DataError, match=words):
+        Histories(tmp_path / "histories")
 
 
 @pytest.mark.parametrize(

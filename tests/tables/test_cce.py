@@ -163,7 +163,8 @@ def batch(step, rank=0, world_size=1):
     lengths = torch.cat([torch.ones(2 * num).long(), torch.full((num,), 2)])
     nothing = torch.zeros(0)
     keyed = KeyedJaggedTensor(keys=[r.key for r in READERS], values=values, lengths=lengths)
-    return Batch(keyed, None, nothing, nothing, nothing, *[nothing.long()] * 4)
+    weights_B = torch.ones(keyed.stride())
+    return Batch(keyed, None, nothing, nothing, weights_B, *[nothing.long()] * 4)
 
 
 class Model(torch.nn.Module):

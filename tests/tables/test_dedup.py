@@ -135,7 +135,3 @@ def test_mistakes_name_the_table():
     planned = MergedTable(scheme="merged", plan="p")
     with pytest.raises(FeatureConfigError, match="a merged table needs its plan"):
         build_scheme(LogicalTable("t", 4, planned, READERS))
-    scheme, rows = trained(rows=9)
-    merged = build_scheme(LogicalTable("t", 4, planned, READERS, scheme.plan({"t": rows})))
-    with pytest.raises(ValueError, match="b: id 7 is out of range"):
-        merged.remap({"a": torch.arange(1), "b": torch.tensor([7])})

@@ -303,7 +303,8 @@ def batch(step, rank=0, world_size=1):
         lengths=torch.tensor([1] * 2 * num + [2] * num),
     )
     nothing = torch.zeros(0)
-    return Batch(keyed, None, nothing, nothing, nothing, *[nothing.long()] * 4)
+    weights_B = torch.ones(keyed.stride())
+    return Batch(keyed, None, nothing, nothing, weights_B, *[nothing.long()] * 4)
 
 
 def train(rank, world_size, cases):

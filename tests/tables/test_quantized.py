@@ -220,7 +220,8 @@ def batch(step, rank=0, world_size=1):
     keys = [f"{name}_{which}" for name in ("own", "one") for which in ("one", "many")]
     nothing = torch.zeros(0)
     keyed = KeyedJaggedTensor(keys=keys, values=torch.cat(values), lengths=torch.cat(lengths))
-    return Batch(keyed, None, nothing, nothing, nothing, *[nothing.long()] * 4)
+    weights_B = torch.ones(keyed.stride())
+    return Batch(keyed, None, nothing, nothing, weights_B, *[nothing.long()] * 4)
 
 
 class Model(torch.nn.Module):

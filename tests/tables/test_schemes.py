@@ -208,13 +208,6 @@ def test_full_gives_features_rows_of_their_own():
     assert scheme.physical_tables[0].num_rows == 7
 
 
-@pytest.mark.parametrize("wrong", [-1, 3])
-def test_full_names_the_feature_of_an_id_beyond_its_rows(wrong):
-    scheme = build_scheme(table(FullTable(), reader("gender", num_ids=3)))
-    with pytest.raises(ValueError, match=rf"gender: id {wrong} is out of range; allowed 0 ... 2"):
-        scheme.remap({"gender": torch.tensor([0, wrong])})
-
-
 def test_hash_shares_rows_in_proportion_and_leaves_none_over():
     readers = [reader(str(n), i, num_ids=n) for i, n in enumerate((600, 300, 99, 1))]
     scheme = build_scheme(table(HashTable(scheme="hash", rows=100), *readers))

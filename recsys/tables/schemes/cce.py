@@ -18,7 +18,7 @@ from recsys.tables.hashing import hash_to_rows, salt, splitmix64
 from recsys.tables.indices import index_dtype
 from recsys.tables.kmeans import k_means, means
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import HashedRead, HashedReads, own_row
+from recsys.tables.readers import HashedRead, HashedReads
 from recsys.tables.scheme import INIT_BOUND, AfterStep, Lookup, Part, PhysicalTable, Scheme
 from recsys.tables.whole import is_parallel, whole_table, write_parts
 
@@ -111,7 +111,7 @@ class CCEScheme(Scheme):
         """For each chunk the row of the id's cluster, and a hash of it."""
         found = self._hashed(ids, self.num_clusterings)
         for r in self.table.readers:
-            own_L = own_row(ids[r.key], self.own[r.namespace], feature=r.key)
+            own_L = ids[r.key] + self.own[r.namespace].first
             clusters_LC = self.clusters(r.namespace)[own_L].long()
             for chunk, clusters_L in enumerate(clusters_LC.unbind(1)):
                 first = self._block(r.namespace, chunk).first

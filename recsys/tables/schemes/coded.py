@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from features.table_spec import DPQTable, MGQETable
-from recsys.tables.blocks import Block, bounded_rows
+from recsys.tables.blocks import bounded_rows
 from recsys.tables.budget import largest_size
 from recsys.tables.chunks import chunk_width
 from recsys.tables.codes import MAX_CHOICES, CodeLayout
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import own_row
 from recsys.tables.scheme import BYTES_PER_NUMBER, Lookup, PhysicalTable, Scheme
 
 _RARE_SHARE_OF_CHOICES = 4
@@ -117,7 +116,7 @@ class CodedScheme(Scheme):
         found = {}
         for r in self.table.readers:
             layout = self.sizes.layouts[r.namespace]
-            own_L = own_row(ids[r.key], Block(0, layout.num_ids), feature=r.key)
+            own_L = ids[r.key]
             codes_LP = layout.read(self.get_buffer(_buffer(r.namespace)), own_L)
             for part, codes_L in enumerate(codes_LP.unbind(1)):
                 found[f"{r.key}@{part}"] = codes_L + part * self.sizes.num_choices

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from features.table_spec import DPQTable, MGQETable
 from recsys.tables.blocks import bounded_rows
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import own_row
 from recsys.tables.scheme import INIT_BOUND, Lookup, PhysicalTable, Scheme
 from recsys.tables.schemes.coded import CodedScheme, code_sizes
 
@@ -91,10 +90,7 @@ class DPQScheme(Scheme):
 
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Shift the ids to the feature's block of queries."""
-        return {
-            r.key: own_row(ids[r.key], self.own[r.namespace], feature=r.key)
-            for r in self.table.readers
-        }
+        return {r.key: ids[r.key] + self.own[r.namespace].first for r in self.table.readers}
 
     def combine(
         self, vectors: Mapping[str, Tensor], ids: Mapping[str, Tensor]

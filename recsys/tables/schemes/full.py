@@ -10,7 +10,6 @@ from torch import Tensor
 from recsys.tables.blocks import bounded_rows
 from recsys.tables.grid import Grid
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import own_row
 from recsys.tables.scheme import Lookup, PhysicalTable, Scheme, only
 
 
@@ -47,10 +46,7 @@ class FullScheme(Scheme):
 
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Shift the ids to the feature's block of rows."""
-        return {
-            r.key: own_row(ids[r.key], self.own[r.namespace], feature=r.key)
-            for r in self.table.readers
-        }
+        return {r.key: ids[r.key] + self.own[r.namespace].first for r in self.table.readers}
 
     def combine(
         self, vectors: Mapping[str, Tensor], ids: Mapping[str, Tensor]

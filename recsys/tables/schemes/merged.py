@@ -14,7 +14,6 @@ from features.table_plan import TablePlan
 from recsys.tables.blocks import Block, bounded_rows
 from recsys.tables.indices import smallest_unsigned
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import own_row
 from recsys.tables.scheme import Lookup, PhysicalTable, Scheme, only
 from recsys.tables.staged import plan_of
 
@@ -109,7 +108,7 @@ class MergedScheme(Scheme):
         """The id's place in the block that stands for its own."""
         found = {}
         for r in self.table.readers:
-            own_L = own_row(ids[r.key], self._ids[r.namespace], feature=r.key)
+            own_L = ids[r.key] + self._ids[r.namespace].first
             blocks_L = own_L // self.cut.block_rows + self.cut.first_block[r.namespace]
             found[r.key] = self.starts_B[blocks_L] + own_L % self.cut.block_rows
         return found

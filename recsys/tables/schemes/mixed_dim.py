@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from recsys.tables.blocks import Block, bounded_rows
 from recsys.tables.budget import numbers_for, too_small
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import own_row
 from recsys.tables.scheme import Lookup, PhysicalTable, Scheme
 
 _STEPS = 60
@@ -81,10 +80,7 @@ class MixedDimScheme(Scheme):
 
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The id itself."""
-        return {
-            r.key: own_row(ids[r.key], self.own[r.namespace], feature=r.key)
-            for r in self.table.readers
-        }
+        return {r.key: ids[r.key] + self.own[r.namespace].first for r in self.table.readers}
 
     def combine(
         self, vectors: Mapping[str, Tensor], ids: Mapping[str, Tensor]

@@ -14,7 +14,7 @@ from recsys.tables.blocks import as_lists, blocks, own_rows
 from recsys.tables.budget import numbers_for, too_small
 from recsys.tables.hashing import salt
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import HashedRead, HashedReads, own_row
+from recsys.tables.readers import HashedRead, HashedReads
 from recsys.tables.scheme import INIT_BOUND, Lookup, PhysicalTable, Scheme
 
 
@@ -105,9 +105,7 @@ class MultihashScheme(Scheme):
         if self.own_weights is None:
             return rows
         own = {
-            f"{r.key}@{self.spec.num_hashes}": own_row(
-                ids[r.key], self.own_weights[r.namespace], feature=r.key
-            )
+            f"{r.key}@{self.spec.num_hashes}": ids[r.key] + self.own_weights[r.namespace].first
             for r in self.table.readers
         }
         return rows | own

@@ -14,7 +14,6 @@ from features.table_spec import OptEmbedTable
 from recsys.tables.blocks import as_lists, bounded_rows
 from recsys.tables.initial import initial_rows
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import own_row
 from recsys.tables.row_masks import Thresholds, row_mask, row_norms
 from recsys.tables.scheme import AfterStep, Lookup, Part, PhysicalTable
 from recsys.tables.schemes.pruned import pruned_plan
@@ -66,10 +65,7 @@ class OptEmbedScheme(SearchedScheme):
 
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Shift the ids to the feature's block of rows."""
-        return {
-            r.key: own_row(ids[r.key], self.own[r.namespace], feature=r.key)
-            for r in self.table.readers
-        }
+        return {r.key: ids[r.key] + self.own[r.namespace].first for r in self.table.readers}
 
     def combine(
         self, vectors: Mapping[str, Tensor], ids: Mapping[str, Tensor]

@@ -14,7 +14,6 @@ from torch.nn.functional import pad
 from features.table_plan import TablePlan
 from recsys.tables.blocks import Block, bounded_rows
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import own_row
 from recsys.tables.scheme import Lookup, PhysicalTable, Scheme
 from recsys.tables.staged import plan_of
 
@@ -89,7 +88,7 @@ class PrunedScheme(Scheme):
 
     def _rows_of(self, ids: Mapping[str, Tensor], key: str) -> Tensor:
         [namespace] = {r.namespace for r in self.table.readers if r.key == key}
-        checked = own_row(ids[key], self._ids[namespace], feature=key)
+        checked = ids[key] + self._ids[namespace].first
         return self.get_buffer(self._rows_name(namespace))[checked].long()
 
     def _rows_name(self, namespace: str) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor
 from recsys.tables.blocks import as_lists, bounded_rows
 from recsys.tables.budget import largest_size
 from recsys.tables.logical import LogicalTable
-from recsys.tables.readers import own_row
 from recsys.tables.scheme import INIT_BOUND, Lookup, PhysicalTable, Scheme
 
 _NUM_CORES = 3
@@ -76,7 +75,7 @@ class TTScheme(Scheme):
         _, n2, n3 = self.radix
         rows = {}
         for r in self.table.readers:
-            number = own_row(ids[r.key], self.own[r.namespace], feature=r.key)
+            number = ids[r.key] + self.own[r.namespace].first
             digits = number // (n2 * n3), number // n3 % n2, number % n3
             rows |= {f"{r.key}@{core}": digit for core, digit in enumerate(digits)}
         return rows
