@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from features.errors import RunConfigError
+from features.errors import OutputError, RunConfigError
 from recsys.bundle import bundle_id
 from recsys.codes import codebook
 from recsys.codes.codebook import Codebook
@@ -51,6 +52,19 @@ def codes_file(bundle: Path, *, bits: int) -> Path:
     """Where codes of a bundle lie; those of another bundle have another name."""
     bundle = bundle.absolute()  # which has a name where it is "."
     return bundle.with_name(f"{bundle.name}.codes-{bits}-{bundle_id(bundle)[:12]}.safetensors")
+
+
+def check_writable(file: Path) -> None:
+    """Refuse a folder that codes cannot be saved in, before anything takes time.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if not os.access(file.parent, os.W_OK):
+        raise OutputError(
+            f"{file}: cannot be written, got a folder without that right; let the folder be "
+            f"written, or copy the bundle to another"
+        )
 
 
 def load_codes(bundle: Path, *, bits: int | None, scorer: Scorer) -> tuple[Codebook, Path]:

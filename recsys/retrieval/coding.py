@@ -15,7 +15,14 @@ from recsys.codes.search import CodeSearch
 from recsys.data.scoring import encode_for_scoring
 from recsys.nearest.exact import Candidates, best_items
 from recsys.retrieval.ann import recall
-from recsys.retrieval.codes import check_bits, codes_file, default_bits, fit_codes, split_users
+from recsys.retrieval.codes import (
+    check_bits,
+    check_writable,
+    codes_file,
+    default_bits,
+    fit_codes,
+    split_users,
+)
 from recsys.retrieval.run import open_scorer, wanted_users
 from recsys.scoring.users import Users, of_each_user
 
@@ -71,6 +78,7 @@ def write_codes(bundle: Path, data: Path, *, bits: int | None = None) -> Written
             f"{file}: exists already, got codes of {bits} bits of this bundle; use them, remove "
             f"them, or give other --bits"
         )
+    check_writable(file)
     encoded = file.with_name(file.name + ".encoded")
     shutil.rmtree(encoded, ignore_errors=True)
     items = Candidates.of(scorer.item_vectors_VD)

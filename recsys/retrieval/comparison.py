@@ -25,6 +25,7 @@ from recsys.retrieval.ann import recall
 from recsys.retrieval.codes import (
     STEP_OF_BITS,
     check_bits,
+    check_writable,
     codes_file,
     default_bits,
     fit_codes,
@@ -80,6 +81,7 @@ def compare(bundle: Path, data: Path, out: Path, *, bits: Sequence[int] | None =
     bits = _three_lengths(width) if bits is None else sorted({*bits})
     for one in bits:
         check_bits(one, width=width)
+    check_writable(codes_file(bundle, bits=bits[0]))
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
