@@ -278,3 +278,13 @@ def test_nobody_to_ask(trained, bundle, tmp_path, capsys):
     assert recsys_command("compare-vectors", bundle, folder, "--out", out, "--bits", 16) == 2
     assert "DATA: has nobody to ask, got no user of two events" in capsys.readouterr().err
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_folder_that_cannot_be_written(trained, bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("recsys.retrieval.codes.os.access", lambda path, mode: path != tmp_path)
+    assert fit_codes(bundle, trained / "data") == 2
+    assert "cannot be written, got a folder without that right" in capsys.readouterr().err
+    options = ("--out", tmp_path / "out")
+    assert recsys_command("compare-vectors", bundle, trained / "data", *options) == 2
+    assert "cannot be written, got a folder without that right" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
