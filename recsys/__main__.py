@@ -15,6 +15,8 @@ VERBS = {
     "export-search": ("recsys.export_search", "write what finds events in histories, by itself"),
     "score": ("recsys.score", "score raw Parquet with a bundle"),
     "retrieve": ("recsys.retrieve", "list the best items of every user, by a sequence bundle"),
+    "fit-codes": ("recsys.fit_codes", "turn the vectors of a sequence bundle into short codes"),
+    "compare-vectors": ("recsys.compare_vectors", "say what smaller vectors of a bundle miss"),
     "compare-tables": ("recsys.search.compare", "train with tables stored in several ways"),
     "inspect-tables": ("recsys.search.inspect_tables", "say how well the tables of a run serve"),
     "propose-probes": ("recsys.search.propose_probes", "say which features should have more rows"),
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> int:
         else:
             print("usage: python -m recsys VERB [-h] ...", file=stream)
         for verb, (_, purpose) in VERBS.items():
-            print(f"  {verb:<14} {purpose}", file=stream)
+            print(f"  {verb:<15} {purpose}", file=stream)
         return 0 if asked_for_help else 2
     # Imported only now: scoring must not load the training code.
     module = import_module(VERBS[arguments[0]][0])

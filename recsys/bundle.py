@@ -32,6 +32,7 @@ _READ_FORMATS = (1, FORMAT)  # 1: all tables have 32 bits, and what came later i
 _LATER = {
     "unseen",
     "width",
+    "prefix_widths",
     "model_fingerprint",
     "table_dtype",
     "source_run",
@@ -66,6 +67,8 @@ class BundleManifest:
             a table of their own.
         width: Numbers of a sequence model's vectors of users and items. None: of other models, and
             of bundles of older versions.
+        prefix_widths: Smaller widths at which the first numbers of these vectors were trained to
+            serve alone; none of bundles of older versions.
         schema_fingerprint: Of the schema.
         step: Optimiser steps behind it.
         metrics: As logged by the checkpoint.
@@ -95,6 +98,7 @@ class BundleManifest:
     max_length: int | None = None
     item_output: Literal["tied", "separate"] = "tied"
     width: int | None = None
+    prefix_widths: tuple[int, ...] = ()
     model_fingerprint: str | None = None
     table_dtype: TableDType = "fp32"
     source_run: str | None = None
@@ -135,7 +139,8 @@ def read_bundle(bundle: Path) -> tuple[BundleManifest, FeatureSchema]:
     if not known - _LATER <= content.keys() <= known:
         raise SchemaMismatchError(f"{file}: is damaged, got keys {', '.join(content)}; {_MEND}")
     check_files(bundle, content["files"])
-    manifest = BundleManifest(**{**content, "labels": tuple(content["labels"])})
+    tuples = {key: tuple(content.get(key, ())) for key in ("labels", "prefix_widths")}
+    manifest = BundleManifest(**{**content, **tuples})
     return manifest, load_schema(bundle / SCHEMA)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from features.errors import RecsysError
 
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         users=options.users,
         vectors=options.vectors,
         index=options.index,
+        width=options.width,
+        bits=options.bits,
     )
     try:
         summary = retrieve(job)
@@ -39,16 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     index = summary["index"]
     if index["kind"] != "exact":
-        done = "built" if index["is_new"] else "reused"
         print(
-            f"{done} {index['file']}: recall@{job.places} {index['recall']:.4f} against exact, "
-            f"of {index['recall_users']:,} users"
+            f"{_searched(index)}: recall@{job.places} {index['recall']:.4f} against exact, of "
+            f"{index['recall_users']:,} users"
         )
     print(
         f"retrieved {summary['rows']:,} rows for {summary['users']:,} users, from "
         f"{summary['items']:,} items, into {options.out}"
     )
     return 0
+
+
+def _searched(index: Mapping[str, Any]) -> str:
+    """What items were searched with."""
+    if index["kind"] == "funnel":
+        return f"funnel by the first {index['width']} numbers"
+    return f"{'built' if index['is_new'] else 'reused'} {index['file']}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,8 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--index",
-        choices=("exact", "ivf", "hnsw", "pq"),
+        choices=("exact", "ivf", "hnsw", "pq", "funnel", "codes"),
         default="exact",
         help="how items are searched for; an index is kept beside the bundle",
     )
+    parser.add_argument(
+        "--width",
+        type=int,
+        metavar="N",
+        help="first numbers that a funnel reads; the fewest of model.prefix_widths",
+    )
+    parser.add_argument("--bits", type=int, metavar="N", help="of codes, where several were fitted")
     return parser

@@ -109,6 +109,35 @@ def user_batches(
     return _in_order(source, SequenceEvaluationCollate(store, items), batch_size=batch_size)
 
 
+def last_events(store: EncodedStore, *, batch_size: int, users: NDArray[np.int64]) -> BatchLoader:
+    """The last event of users as what is to be found, each with the history before it.
+
+    Those with short histories come first.
+
+    Args:
+        store: Has the events, all in one split.
+        batch_size: Users of a batch.
+        users: History rows, none of them empty.
+    """
+    items = ItemSequence.of(store.schema.feature_set)
+    assert store.histories is not None, "sequences need a user column"
+    collate = SequenceEvaluationCollate(store, items)
+    ends = np.diff(store.histories.offsets)[users]
+    wanted = pl.LazyFrame({columns.USER: users, columns.POSITION: ends - 1})
+    keys = [columns.USER, columns.POSITION]
+    files = store.example_files(SPLIT)
+    types = pl.scan_parquet(files).collect_schema()
+    frame = (
+        pl.scan_parquet(files)
+        .select(collate.columns)
+        .join(wanted.cast({key: types[key] for key in keys}), on=keys)
+        .sort(columns.POSITION, columns.USER)
+        .collect(engine="streaming")
+    )
+    rows = {name: frame[name].to_numpy() for name in collate.columns}
+    return _in_order(MemorySource(Rows(rows, len(frame))), collate, batch_size=batch_size)
+
+
 def _in_order(
     source: ParquetSource | MemorySource, collate: Collate, *, batch_size: int
 ) -> BatchLoader:

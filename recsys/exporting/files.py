@@ -104,13 +104,15 @@ def write_files(
         source_run=origin.run,
     )
     if isinstance(task, SequenceTask):
+        cut = task.widths[-1] if width is None else width
         manifest = replace(
             manifest,
             sequence=task.key,
             objective=cast(SequenceEncoder, task.encoder).objective,
             max_length=task.max_length,
             item_output=task.item_output,
-            width=task.widths[-1] if width is None else width,
+            width=cut,
+            prefix_widths=tuple(sorted(w for w in task.prefix_widths if w < cut)),
         )
     write_manifest(directory, manifest)
     sizes = {name: sum(tensor.nbytes for _, tensor in found) for name, found in tables.items()}

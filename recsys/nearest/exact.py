@@ -6,6 +6,7 @@ G blocks of a chunk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,6 +21,9 @@ _BLOCK = 32
 _CHUNK = 65_536  # candidates whose scores lie in memory together
 _USERS = 32  # users whose candidates' vectors lie in memory together
 _LOW = 0xFFFFFFFF
+
+Scores = Callable[[slice], Tensor]
+"""Gives scores (B, C) of candidates that stand in a row."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,12 @@ class Candidates:
         """C."""
         return len(self.ids_C)
 
+    def ids_of(self, places: Tensor) -> Tensor:
+        """Their ids; 0 for the place -1, of none."""
+        if not len(self):
+            return torch.zeros_like(places)
+        return self.ids_C[places.clamp(min=0)].where(places >= 0, 0)
+
 
 @dataclass(frozen=True)
 class Best:
@@ -89,25 +99,51 @@ def best_items(
         seen_values: Item ids that a user is not given, packed; repeats are fine. None: none.
         seen_lengths_B: Their number for each user.
     """
+    places_BK, scores_BK = best_places(
+        lambda part: users_BD @ items.vectors_CD[part].T,
+        items,
+        k=k,
+        seen_values=seen_values,
+        seen_lengths_B=seen_lengths_B,
+    )
+    return Best(items.ids_of(places_BK), scores_BK)
+
+
+def best_places(
+    scores: Scores,
+    items: Candidates,
+    *,
+    k: int,
+    seen_values: Tensor | None = None,
+    seen_lengths_B: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Places (B, K) among the candidates of the highest scores, and these; -1 where none is left.
+
+    K is k, or the number of candidates where those are fewer.
+
+    Args:
+        scores: Of all users and some candidates; finite.
+        items: The candidates.
+        k: Places.
+        seen_values: Item ids that a user is not given, packed; repeats are fine. None: none.
+        seen_lengths_B: Their number for each user.
+    """
     k = min(k, len(items))
     seen = None
     if seen_values is not None and seen_lengths_B is not None:
         seen = _Seen.of(items.place_V[seen_values], seen_lengths_B)
     best_BK: Tensor | None = None
-    for start in range(0, len(items), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        scores_BC = users_BD @ items.vectors_CD[part].T
+    for start in range(0, max(len(items), 1), _CHUNK):
+        scores_BC = scores(slice(start, start + _CHUNK))
         if seen is not None:
             seen.remove(scores_BC, start=start)
         keys_BK = _best_keys(scores_BC, k=k, start=start)
         if best_BK is not None:
             keys_BK = _highest(torch.cat([best_BK, keys_BK], dim=1), k)
         best_BK = keys_BK
-    if best_BK is None:
-        return Best(torch.zeros(len(users_BD), 0, dtype=torch.int64), users_BD[:, :0])
-    places_BK, scores_BK = _places(best_BK), _scores(best_BK)
-    ids_BK = items.ids_C[places_BK.clamp(max=len(items) - 1)].where(scores_BK > -torch.inf, 0)
-    return Best(ids_BK, scores_BK)
+    assert best_BK is not None, "there is a chunk, if of no candidates"
+    scores_BK = _scores(best_BK)
+    return _places(best_BK).where(scores_BK > -torch.inf, -1), scores_BK
 
 
 def best_of(
@@ -132,11 +168,42 @@ def best_of(
     safe_BM = places_BM.clamp(min=0)
     few = zip(users_BD.split(_USERS), safe_BM.split(_USERS), strict=True)
     scores_BM = torch.cat([(items.vectors_CD[p] @ u.unsqueeze(2)).squeeze(2) for u, p in few])
+    return best_scored(
+        places_BM,
+        scores_BM,
+        items,
+        k=k,
+        seen_values=seen_values,
+        seen_lengths_B=seen_lengths_B,
+    )
+
+
+def best_scored(
+    places_BM: Tensor,
+    scores_BM: Tensor,
+    items: Candidates,
+    *,
+    k: int,
+    seen_values: Tensor | None = None,
+    seen_lengths_B: Tensor | None = None,
+) -> Best:
+    """As `best_of`, of candidates whose scores are known.
+
+    Args:
+        places_BM: Places of the candidates, none twice; -1 stands for none.
+        scores_BM: Their scores.
+        items: The candidates.
+        k: K.
+        seen_values: Item ids that a user is not given, packed. None: none.
+        seen_lengths_B: Their number for each user.
+    """
+    num_users = len(places_BM)
+    safe_BM = places_BM.clamp(min=0)
     is_out_BM = places_BM < 0
     if seen_values is not None and seen_lengths_B is not None:
-        users_S = torch.arange(len(users_BD)).repeat_interleave(seen_lengths_B)
+        users_S = torch.arange(num_users).repeat_interleave(seen_lengths_B)
         pairs_S = users_S * len(items.place_V) + items.place_V[seen_values]
-        first_B1 = (torch.arange(len(users_BD)) * len(items.place_V)).unsqueeze(1)
+        first_B1 = (torch.arange(num_users) * len(items.place_V)).unsqueeze(1)
         is_out_BM |= torch.isin(first_B1 + safe_BM, pairs_S[items.place_V[seen_values] >= 0])
     scores_BM = scores_BM.masked_fill(is_out_BM, -torch.inf)
     if scores_BM.shape[1] < k:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from features.errors import OutputError, RunConfigError, SchemaMismatchError
-from recsys.nearest.exact import Best, Candidates, best_of
+from recsys.nearest.exact import Best, Candidates, best_of, best_scored
 
 IndexKind = Literal["ivf", "hnsw", "pq"]
 _HNSW_LINKS, _HNSW_EF = 32, 200
@@ -37,6 +37,7 @@ class ItemIndex:
 
     Attributes:
         is_new: Whether it was built.
+        bytes_per_item: Size of the file for each candidate.
 
     Raises:
         OutputError: it cannot be saved.
@@ -64,6 +65,7 @@ class ItemIndex:
                 f"{path}: is of other items, got {self._index.ntotal}; allowed {len(items)}; "
                 f"delete it, and it is built again"
             )
+        self.bytes_per_item = path.stat().st_size / max(len(items), 1)
         faiss.omp_set_num_threads(1)  # groups of users are shared out among threads already
 
     def best_items(
@@ -75,20 +77,41 @@ class ItemIndex:
         seen_lengths_B: Tensor | None = None,
     ) -> Best:
         """About the best items; the arguments are those of `exact.best_items`."""
-        most_seen = 0
-        if seen_values is not None and seen_lengths_B is not None and len(seen_lengths_B):
-            most_seen = int(seen_lengths_B.max())
-        wanted = min(_OVERFETCH[self._kind] * k + most_seen, len(self._items))
-        parameters = self._parameters(wanted)
-        _, places = self._index.search(users_BD.contiguous().numpy(), wanted, params=parameters)
+        wanted = _OVERFETCH[self._kind] * k + _most_seen(seen_values, seen_lengths_B)
         return best_of(
-            torch.from_numpy(places),
+            self._places(users_BD, wanted),
             users_BD,
             self._items,
             k=min(k, len(self._items)),
             seen_values=seen_values,
             seen_lengths_B=seen_lengths_B,
         )
+
+    def first_step(
+        self,
+        users_BD: Tensor,
+        *,
+        k: int,
+        seen_values: Tensor | None = None,
+        seen_lengths_B: Tensor | None = None,
+    ) -> Tensor:
+        """Ids (B, K) in the index's own order; the arguments are those of `exact.best_items`."""
+        places_BM = self._places(users_BD, k + _most_seen(seen_values, seen_lengths_B))
+        falling_M = -torch.arange(places_BM.shape[1], dtype=torch.float32)
+        return best_scored(
+            places_BM,
+            falling_M.expand(places_BM.shape),
+            self._items,
+            k=min(k, len(self._items)),
+            seen_values=seen_values,
+            seen_lengths_B=seen_lengths_B,
+        ).ids_BK
+
+    def _places(self, users_BD: Tensor, wanted: int) -> Tensor:
+        wanted = min(wanted, len(self._items))
+        parameters = self._parameters(wanted)
+        _, places = self._index.search(users_BD.contiguous().numpy(), wanted, params=parameters)
+        return torch.from_numpy(places)
 
     def _parameters(self, wanted: int) -> Any:
         faiss = _faiss()
@@ -99,6 +122,13 @@ class ItemIndex:
                 return faiss.SearchParametersHNSW(efSearch=max(_HNSW_EF, 2 * wanted))
             case "pq":
                 return None
+
+
+def _most_seen(seen_values: Tensor | None, seen_lengths_B: Tensor | None) -> int:
+    """How many places of an answer may be those of seen items."""
+    if seen_values is None or seen_lengths_B is None or not len(seen_lengths_B):
+        return 0
+    return int(seen_lengths_B.max())
 
 
 def _built(faiss: Any, vectors_CD: Tensor, *, kind: IndexKind) -> Any:

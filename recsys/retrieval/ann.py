@@ -29,6 +29,7 @@ def index_file(bundle: Path, *, kind: IndexKind, items: Candidates) -> Path:
         items: That it finds.
     """
     digest = hashlib.sha256(bundle_id(bundle).encode() + items.ids_C.numpy().tobytes())
+    bundle = bundle.absolute()  # which has a name where it is "."
     return bundle.with_name(f"{bundle.name}.{kind}-{digest.hexdigest()[:12]}.faiss")
 
 

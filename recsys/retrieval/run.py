@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,8 +25,8 @@ from recsys.bundle import bundle_id
 from recsys.data.scoring import encode_for_scoring
 from recsys.data.store import EncodedStore
 from recsys.nearest.exact import Best, Candidates, best_items
-from recsys.nearest.index import IndexKind, ItemIndex
-from recsys.retrieval.ann import index_file, mean_recall
+from recsys.retrieval.ann import mean_recall
+from recsys.retrieval.indexes import Opened, SearchKind, check_settings, open_search
 from recsys.retrieval.lists import match_ids
 from recsys.retrieval.vectors import open_vectors, write_with_ids
 from recsys.scoring.scorer import Scorer
@@ -49,6 +51,8 @@ class Retrieval:
         users: File of the users that are asked for. None: all in the data.
         vectors: Whether vectors of users and items are written too.
         index: How items are searched for; all but `exact` may miss some.
+        width: First numbers that a funnel reads. None: the fewest that were trained for.
+        bits: Of codes. None: the only ones that were fitted.
     """
 
     bundle: Path
@@ -60,7 +64,9 @@ class Retrieval:
     deny: Path | None = None
     users: Path | None = None
     vectors: bool = False
-    index: Literal["exact"] | IndexKind = "exact"
+    index: SearchKind = "exact"
+    width: int | None = None
+    bits: int | None = None
 
 
 def retrieve(job: Retrieval) -> dict[str, Any]:
@@ -83,17 +89,23 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
         raise RunConfigError(
             f"--out: exists already, got {job.out}; give another name, or remove it"
         )
+    check_settings(job.index, width=job.width, bits=job.bits)
     scorer = open_scorer(job.bundle)
-    partial = job.out.with_name(job.out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    unfinished = job.out.with_name(job.out.name + ".partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
     warnings: list[str] = []
     try:
         allowed_V = allowed_items(scorer, allow=job.allow, deny=job.deny, warnings=warnings)
-        store = encode_for_scoring(scorer.schema, job.data, partial / ENCODED)
-        users = wanted_users(scorer, store, path=job.users, warnings=warnings)
         items = Candidates.of(scorer.item_vectors_VD, allowed_V=allowed_V)
-        search, of_index = _search(job, scorer, store, users=users, items=items)
-        num_rows = _write_parts(job, scorer, store, users=users, search=search, folder=partial)
+        opened = None  # before the data is read, which may take long
+        if job.index != "exact":
+            opened = open_search(
+                job.bundle, scorer, items, kind=job.index, width=job.width, bits=job.bits
+            )
+        store = encode_for_scoring(scorer.schema, job.data, unfinished / ENCODED)
+        users = wanted_users(scorer, store, path=job.users, warnings=warnings)
+        search, of_index = _search(job, scorer, store, users=users, items=items, opened=opened)
+        num_rows = _write_parts(job, scorer, store, users=users, search=search, folder=unfinished)
         summary = {
             "bundle": bundle_id(job.bundle),
             "users": len(users),
@@ -102,11 +114,11 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
             "index": of_index,
             "warnings": warnings,
         }
-        (partial / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-        shutil.rmtree(partial / ENCODED)
-        partial.rename(job.out)
+        (unfinished / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        shutil.rmtree(unfinished / ENCODED)
+        unfinished.rename(job.out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return summary
 
 
@@ -219,47 +231,31 @@ def _search(
     *,
     users: NDArray[np.int64],
     items: Candidates,
+    opened: Opened | None,
 ) -> tuple[Search, dict[str, Any]]:
     """What finds items, and what the summary says of it."""
 
-    def exact(group: Users) -> Best:
-        return best_items(
-            group.vectors_BD,
-            items,
-            k=job.places,
-            seen_values=None if job.keep_seen else group.seen_values,
-            seen_lengths_B=group.seen_lengths_B,
-        )
-
-    if job.index == "exact":
-        return exact, {"kind": "exact"}
-    file = index_file(job.bundle, kind=job.index, items=items)
-    index = ItemIndex(items, kind=job.index, path=file)
-
-    def approximate(group: Users) -> Best:
-        return index.best_items(
+    def finding(best_items: Callable[..., Best]) -> Search:
+        return lambda group: best_items(
             group.vectors_BD,
             k=job.places,
             seen_values=None if job.keep_seen else group.seen_values,
             seen_lengths_B=group.seen_lengths_B,
         )
 
+    exact = finding(partial(best_items, items=items))
+    if opened is None:
+        return exact, {"kind": job.index}
+    search = finding(opened.search.best_items)
     share, num_users = mean_recall(
-        scorer,
-        store,
-        users,
-        search=approximate,
-        exact=exact,
-        num_threads=torch.get_num_threads(),
+        scorer, store, users, search=search, exact=exact, num_threads=torch.get_num_threads()
     )
-    described = {
+    return search, {
         "kind": job.index,
-        "file": file.name,
-        "is_new": index.is_new,
+        **opened.summary,
         "recall": share,
         "recall_users": num_users,
     }
-    return approximate, described
 
 
 def _write_parts(

@@ -79,7 +79,7 @@ def of_each_user(
     order = np.minimum(lengths, items.feature.max_length).argsort(kind="stable")
 
     def work(batches: list[Batch]) -> _Found:
-        return find(_users(scorer, batches))
+        return find(users_of(scorer, batches))
 
     loaded = iter(user_batches(store, batch_size=_USERS_OF_BATCH, users=users[order]))
     groups = iter(lambda: list(islice(loaded, _BATCHES)), [])
@@ -148,7 +148,12 @@ def as_rows(
     )
 
 
-def _users(scorer: Scorer, batches: list[Batch]) -> Users:
+def users_of(scorer: Scorer, batches: list[Batch]) -> Users:
+    """The users of some batches.
+
+    Raises:
+        DataError: a vector is not finite.
+    """
     rows_B = torch.cat([batch.users_B for batch in batches])
     vectors_BD = torch.cat([scorer.user_vectors(batch) for batch in batches])
     wrong = (~vectors_BD.isfinite().all(dim=1)).sum()
