@@ -15,6 +15,10 @@ VERBS = {
     "export-search": ("recsys.export_search", "write what finds events in histories, by itself"),
     "score": ("recsys.score", "score raw Parquet with a bundle"),
     "retrieve": ("recsys.retrieve", "list the best items of every user, by a sequence bundle"),
+    "compatibility": (
+        "recsys.compatibility",
+        "say whether two bundles can share an index",
+    ),
     "compare-tables": ("recsys.search.compare", "train with tables stored in several ways"),
     "inspect-tables": ("recsys.search.inspect_tables", "say how well the tables of a run serve"),
     "propose-probes": ("recsys.search.propose_probes", "say which features should have more rows"),

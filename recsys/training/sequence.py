@@ -288,6 +288,16 @@ class SequenceTask(Task):
         items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
         return catalogue_scores(self.encoder, self._ask(batch), items_VD[:, :width])
 
+    @torch.no_grad()
+    def item_vectors_VD(self, *, width: int | None = None) -> Tensor:
+        """What items are scored by, without their bias.
+
+        Args:
+            width: First numbers that count. None: all.
+        """
+        items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
+        return items_VD[:, :width]
+
     def _ask(self, batch: Batch) -> Tensor:
         """Hidden vectors (B, D) of what comes after each history."""
         objective = self.encoder.objective
@@ -318,15 +328,11 @@ class SequenceTask(Task):
 
     def on_validation_epoch_start(self) -> None:
         """Look the catalogue up."""
-        self._look_up_items()
+        self._items = self.item_vectors_VD()
 
     def on_test_epoch_start(self) -> None:
         """Look the catalogue up."""
-        self._look_up_items()
-
-    def _look_up_items(self) -> None:
-        with torch.no_grad():
-            self._items = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
+        self._items = self.item_vectors_VD()
 
     def compute(self, *, split: str) -> dict[str, Tensor]:
         """Metrics at every k."""
