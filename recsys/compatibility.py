@@ -86,8 +86,8 @@ def _remarks(found: Compatibility) -> Iterator[str]:
     for who, unknown in found.unknown_targets.items():
         if unknown:
             yield (
-                f"{who.upper()}_BUNDLE does not know the last item of {unknown:,} users: they count as missed "
-                f"on its items"
+                f"{who.upper()}_BUNDLE does not know the last item of {unknown:,} users: they "
+                f"count as missed on its items"
             )
     if found.num_apart:
         yield (

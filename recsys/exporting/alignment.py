@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from features.errors import RunConfigError
+from features.errors import DataError, RunConfigError
 from recsys.bundle import bundle_id
 from recsys.bundle_items import common_items, item_names, items_of_bundle
 from recsys.training.sequence import SequenceTask
@@ -92,6 +92,11 @@ def align(task: Task, older: Path, *, width: int | None) -> Alignment:
         has_bias=task.encoder.item_bias_V is not None,
         option=OPTION,
     )
+    if not vectors_VD[1:].isfinite().all():
+        raise DataError(
+            f"{OPTION}: the model has items whose vectors are not finite, got NaN or infinity; "
+            f"export an earlier checkpoint"
+        )
     is_common_V = ids_V > 0
     new_CD, old_CD = vectors_VD[is_common_V].double(), old.vectors_VD[ids_V[is_common_V]].double()
     rotation_DD = rotation_onto(new_CD, old_CD)
