@@ -56,7 +56,13 @@ def vectors(bundle, batch):
     return scorer.user_vectors(batch), scorer.item_vectors_VD
 
 
-@pytest.mark.parametrize("arguments", [(), ("--table-dtype", "fp16", "--width", 5)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        pytest.param(("--table-dtype", "fp16", "--width", 5), marks=pytest.mark.slow),
+    ],
+)
 def test_items_that_were_turned_are_turned_back(generations, tmp_path, arguments):
     """The older bundle is the model itself, turned by hand and half as long."""
     plain, older, out = (tmp_path / name for name in ("plain", "older", "out"))
