@@ -17,6 +17,7 @@ VERBS = {
     "retrieve": ("recsys.retrieve", "list the best items of every user, by a sequence bundle"),
     "fit-codes": ("recsys.fit_codes", "turn the vectors of a sequence bundle into short codes"),
     "compare-vectors": ("recsys.compare_vectors", "say what smaller vectors of a bundle miss"),
+    "compatibility": ("recsys.compatibility", "say whether two bundles can share an index"),
     "compare-tables": ("recsys.search.compare", "train with tables stored in several ways"),
     "inspect-tables": ("recsys.search.inspect_tables", "say how well the tables of a run serve"),
     "propose-probes": ("recsys.search.propose_probes", "say which features should have more rows"),

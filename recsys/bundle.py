@@ -38,9 +38,12 @@ _LATER = {
     "source_run",
     "parity",
     "score_histogram",
+    "compatible_with",
 }
 ITEM_BIAS = "item_bias"
 """Name, in `tables.safetensors`, of what is added to the score of each item of a sequence model."""
+ITEM_MAP = "item_map"
+"""Name there of a square matrix that vectors of items are multiplied with before they score."""
 _MEND = "export again"
 MODEL_KEY, DTYPE_KEY = "model_fingerprint", "table_dtype"  # what tables.safetensors says of itself
 MANIFEST, SCHEMA, TABLES, MODEL, SEARCH, CARD = (
@@ -83,6 +86,9 @@ class BundleManifest:
             vocabulary. None: not known, as of sequence models and of bundles of older versions.
         score_histogram: Of the compared rows, by label: `edges` of rising probability, and
             `counts` below the first, between each two, and from the last on. None: not known.
+        compatible_with: The older bundle whose space a sequence model's vectors were turned into:
+            `bundle`, its id; `num_items` of both, of `num_older_items`; `scale`, by which vectors
+            of items were multiplied; and their mean `cosine` with the older ones. None: none.
         files: SHA-256 of every other file.
         format: Version of this layout.
     """
@@ -105,6 +111,7 @@ class BundleManifest:
     parity: Mapping[str, Any] | None = None
     unseen: Mapping[str, float] | None = None
     score_histogram: Mapping[str, Mapping[str, Sequence[float]]] | None = None
+    compatible_with: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

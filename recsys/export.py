@@ -19,6 +19,7 @@ from features.errors import RecsysError, RunConfigError
 from features.sizes import format_bytes
 from recsys.bundle import CARD, SEARCH, TABLES, BundleManifest, write_manifest
 from recsys.checkpoint import find_checkpoint, read_manifest
+from recsys.exporting.alignment import OPTION, Alignment, align
 from recsys.exporting.card import render_card
 from recsys.exporting.files import Origin, write_files
 from recsys.exporting.parity import (
@@ -50,6 +51,7 @@ class Settings:
         programs: Other forms to write the programs in.
         is_checked: Whether to compare the bundle with the model, on the run's data.
         width: First numbers to keep of a sequence model's vectors of users and items. None: all.
+        compatible_with: Older bundle whose space these are turned into. None: none.
     """
 
     table_dtype: TableDType = "fp32"
@@ -57,6 +59,7 @@ class Settings:
     programs: tuple[Kind, ...] = ()
     is_checked: bool = True
     width: int | None = None
+    compatible_with: Path | None = None
 
 
 def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -> BundleManifest:
@@ -68,8 +71,9 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
         settings: How.
 
     Raises:
-        RunConfigError: the bundle exists already, a program has no other form, or the width is none
-            of the model's.
+        RunConfigError: the bundle exists already, a program has no other form, the width is none
+            of the model's, or the older bundle has other vectors or no item in common.
+        SchemaMismatchError: the older bundle is none, or is not whole.
         CheckpointMismatchError: the checkpoint does not fit its own configuration, or the bundle
             does not score as the model does.
         RecsysError: the run's data is gone, or has changed.
@@ -82,6 +86,9 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
     _check_width(task, settings.width)
+    alignment: Alignment | None = None
+    if settings.compatible_with is not None:
+        alignment = align(task, settings.compatible_with, width=settings.width)
     sample = sample_of_run(checkpoint, manifest, reads=task.reads) if settings.is_checked else None
     origin = Origin(checkpoint.parent.parent.name, manifest.step, manifest.metrics)
     partial = bundle.with_name(bundle.name + ".partial")
@@ -94,6 +101,7 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
             origin=origin,
             table_dtype=settings.table_dtype,
             width=settings.width,
+            alignment=alignment,
         )
         described = written.manifest
         if sample is not None:
@@ -179,6 +187,17 @@ def _shown(bundle: Path, manifest: BundleManifest) -> Iterator[str | Table]:
     """What to print."""
     size = format_bytes((bundle / TABLES).stat().st_size)
     yield f"exported {bundle}: tables in {manifest.table_dtype}, {size}"
+    if (aligned := manifest.compatible_with) is not None:
+        yield (
+            f"turned into the space of bundle {aligned['bundle']}: fitted on "
+            f"{aligned['num_items']:,} of its {aligned['num_older_items']:,} items, mean cosine "
+            f"{aligned['cosine']:.4f}"
+        )
+        if aligned["num_items"] < (manifest.width or 0):
+            yield (
+                f"warning: {aligned['num_items']:,} items do not determine how vectors of "
+                f"{manifest.width} numbers are turned"
+            )
     parity = manifest.parity
     if parity is None:
         yield "warning: it was not compared with the model (--unchecked)"
@@ -222,6 +241,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--width", type=int, metavar="N", help="first numbers of vectors to keep; sequence models"
     )
+    parser.add_argument(
+        OPTION,
+        type=Path,
+        metavar="OLD_BUNDLE",
+        help="turn vectors into the space of an older bundle's, whose index stays; sequence models",
+    )
     options = parser.parse_args(arguments)
     logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a warning about its own internals
     kinds: tuple[Kind, ...] = ("onnx",) * options.onnx + ("aoti",) * options.aoti
@@ -231,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         programs=kinds,
         is_checked=not options.unchecked,
         width=options.width,
+        compatible_with=options.compatible_with,
     )
     try:
         manifest = export(find_checkpoint(options.run), options.out, settings=settings)

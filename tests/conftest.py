@@ -16,6 +16,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(scope="session")
+def generations(tmp_path_factory):
+    """Runs and bundles of two generations of sequence models; nobody changes them."""
+    from upgrades import two_generations  # which imports all that trains
+
+    return two_generations(tmp_path_factory.mktemp("generations"))
+
+
 @pytest.fixture(autouse=True)
 def _no_address_left():
     """Lightning leaves the address of its process group, which child processes would take."""

@@ -16,12 +16,14 @@ from features.storage import save_schema
 from recsys.bundle import (
     DTYPE_KEY,
     ITEM_BIAS,
+    ITEM_MAP,
     MODEL_KEY,
     SCHEMA,
     TABLES,
     BundleManifest,
     write_manifest,
 )
+from recsys.exporting.alignment import Alignment
 from recsys.exporting.programs import exported_programs
 from recsys.protocols import SequenceEncoder
 from recsys.tables.few_bits import TableDType
@@ -68,6 +70,7 @@ def write_files(
     origin: Origin,
     table_dtype: TableDType,
     width: int | None = None,
+    alignment: Alignment | None = None,
 ) -> Written:
     """Write schema, tables, programs and a manifest.
 
@@ -77,6 +80,7 @@ def write_files(
         origin: Of the task.
         table_dtype: Of tables that are stored row for row.
         width: First numbers to keep of a sequence model's vectors. None: all.
+        alignment: Turns what is kept of them. None: nothing does.
 
     Raises:
         CheckpointMismatchError: tables hold numbers that have no form of so few bits.
@@ -85,12 +89,14 @@ def write_files(
     tables = packed_tables(task.embedder, dtype=table_dtype)
     save_file(
         {name: tensor for of_table in tables.values() for name, tensor in of_table}
-        | _item_bias(task),
+        | _item_bias(task)
+        | ({} if alignment is None else {ITEM_MAP: alignment.items_DD}),
         directory / TABLES,
         metadata={MODEL_KEY: fingerprint, DTYPE_KEY: table_dtype},
     )
     save_schema(task.schema, directory / SCHEMA)
-    for name, program in exported_programs(task, width=width).items():
+    user_map_DD = None if alignment is None else alignment.users_DD
+    for name, program in exported_programs(task, width=width, user_map_DD=user_map_DD).items():
         torch.export.save(program, directory / name)
     manifest = BundleManifest(
         task=task.reads,
@@ -112,7 +118,11 @@ def write_files(
             max_length=task.max_length,
             item_output=task.item_output,
             width=cut,
-            prefix_widths=tuple(sorted(w for w in task.prefix_widths if w < cut)),
+            # A turn mixes all numbers: the first ones serve alone no longer.
+            prefix_widths=tuple(sorted(w for w in task.prefix_widths if w < cut))
+            if alignment is None
+            else (),
+            compatible_with=None if alignment is None else alignment.to_content(),
         )
     write_manifest(directory, manifest)
     sizes = {name: sum(tensor.nbytes for _, tensor in found) for name, found in tables.items()}

@@ -18,14 +18,17 @@ from recsys.training.task import Task
 from recsys.types import Embedded, History, Jagged
 
 
-def exported_programs(task: Task, *, width: int | None) -> dict[str, ExportedProgram]:
+def exported_programs(
+    task: Task, *, width: int | None, user_map_DD: Tensor | None = None
+) -> dict[str, ExportedProgram]:
     """By the name of the file in a bundle.
 
     Args:
         task: Trained, whole, and in evaluation mode.
         width: First numbers to keep of a sequence model's vectors. None: all.
+        user_map_DD: What these are multiplied with. None: nothing.
     """
-    programs = {MODEL: _program(task, width=width)}
+    programs = {MODEL: _program(task, width=width, user_map_DD=user_map_DD)}
     if isinstance(task, RankingTask) and (searching := task.searching) is not None:
         programs[SEARCH] = _search_program(searching)
     return programs
@@ -105,9 +108,14 @@ class SearchProgram(nn.Module):
 class SequenceProgram(nn.Module):
     """Item vectors of histories in, what is compared with items out."""
 
-    def __init__(self, task: SequenceTask, *, width: int | None) -> None:
+    user_map_DD: Tensor | None
+
+    def __init__(
+        self, task: SequenceTask, *, width: int | None, user_map_DD: Tensor | None
+    ) -> None:
         super().__init__()
         self.width = width
+        self.register_buffer("user_map_DD", user_map_DD)
         self.encoder = task.encoder
         self.side_keys = task.keys[1:]
 
@@ -134,10 +142,11 @@ class SequenceProgram(nn.Module):
         history = History(items_LD, lengths_B, by_key, times_L, asked_at_L)
         if encoder.objective == "cloze":
             history = encoder.mask(history, is_last_L)
-        return encoder.head(encoder(history, lengths_B.cumsum(0) - 1))[:, : self.width]
+        vectors_BD = encoder.head(encoder(history, lengths_B.cumsum(0) - 1))[:, : self.width]
+        return vectors_BD if self.user_map_DD is None else vectors_BD @ self.user_map_DD
 
 
-def _program(task: Task, *, width: int | None) -> ExportedProgram:
+def _program(task: Task, *, width: int | None, user_map_DD: Tensor | None) -> ExportedProgram:
     batch, tokens = Dim("batch", min=1), Dim("tokens", min=1)
     if isinstance(task, RankingTask):
         program = RankingProgram(task).eval()
@@ -178,7 +187,7 @@ def _program(task: Task, *, width: int | None) -> ExportedProgram:
         {0: batch},
         along_tokens,
     )
-    program = SequenceProgram(task, width=width).eval()
+    program = SequenceProgram(task, width=width, user_map_DD=user_map_DD).eval()
     return torch.export.export(program, arguments, dynamic_shapes=shapes)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from features.errors import DataError, RunConfigError
 from features.spec import HashEncoding
 from recsys.bundle import bundle_id
+from recsys.bundle_items import item_names as names_of_items
 from recsys.data.scoring import encode_for_scoring
 from recsys.data.store import EncodedStore
 from recsys.nearest.exact import Best, Candidates, best_items
@@ -153,10 +154,7 @@ def open_scorer(bundle: Path) -> Scorer:
 
 def item_names(scorer: Scorer) -> pl.Series:
     """Raw id of every item of the catalogue, from id 1 on."""
-    item = scorer.schema.feature_set.entity.item
-    assert item is not None, "a sequence bundle has items"
-    ids = pl.Series(range(1, len(scorer.item_vectors_VD)), dtype=pl.Int64)
-    return scorer.schema.decode(item, ids).alias(item)
+    return names_of_items(scorer.schema)
 
 
 def allowed_items(

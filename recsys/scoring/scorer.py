@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from features.errors import SchemaMismatchError
-from recsys.bundle import ITEM_BIAS, MODEL, SEARCH, TABLES, read_bundle
+from recsys.bundle import MODEL, SEARCH, read_bundle
+from recsys.bundle_tables import BundleTables
 from recsys.data.sequences import ItemSequence
 from recsys.nn.cutting import to_own_histories
 from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns
 from recsys.nn.tokens import Tokens, is_last
-from recsys.tables.config import TablesConfig
-from recsys.tables.embedder import Embedder
 from recsys.tables.layout import field_layout
-from recsys.tables.logical import OUTPUT, logical_tables, with_output
-from recsys.tables.packing import unpack_into
 from recsys.two_stages import embed_kept
 from recsys.types import Batch, Embedded
 
@@ -51,21 +45,12 @@ class Scorer:
     def __init__(self, bundle: Path, *, precision: Literal["float32", "bf16"] = "float32") -> None:
         self._is_bf16 = precision == "bf16"
         self.manifest, self.schema = read_bundle(bundle)
-        config = replace(TablesConfig(), dense_max_bytes=sys.maxsize)
-        tables = logical_tables(self.schema)
+        tables = BundleTables(bundle, manifest=self.manifest, schema=self.schema)
         if self.manifest.task == "sequence":
-            if self.manifest.width is None:
-                raise SchemaMismatchError(
-                    f"{bundle / MODEL}: gives no vectors, got a bundle of an older version; export "
-                    f"again"
-                )
             self._items = ItemSequence.of(self.schema.feature_set)
-            if self.manifest.item_output == "separate":
-                tables = with_output(tables, of=self._items.keys[0])
-        self._embedder = Embedder(tables, config=config, is_served=True).eval()
-        tensors = load_file(bundle / TABLES)
-        self._item_bias_V: Tensor | None = tensors.pop(ITEM_BIAS, None)
-        unpack_into(self._embedder, tensors)
+        self._tables = tables
+        self._embedder = tables.embedder
+        self._item_bias_V = tables.item_bias_V
         self.program: Program = torch.export.load(bundle / MODEL).module()
         self.search: ExportedSearch | None = None
         if (bundle / SEARCH).is_file():
@@ -127,15 +112,13 @@ class Scorer:
     @cached_property
     def item_vectors_VD(self) -> Tensor:
         """What items of a sequence bundle are scored by; row 0 is that of unknown ones."""
-        num_items = self.schema.num_ids(self._items.item)
-        assert num_items is not None, "an item catalogue is bounded"
-        tied = self.manifest.item_output == "tied"
-        with torch.inference_mode():
-            catalogue_VD = self._embedder.catalogue(
-                self._items.keys[0] if tied else OUTPUT, num_ids=num_items
-            )
-        vectors_VD = catalogue_VD[:, : self.manifest.width].contiguous()
+        vectors_VD = self._tables.item_vectors_VD
         return _with(vectors_VD, self._item_bias_V, self._item_bias_V)
+
+    @property
+    def has_item_bias(self) -> bool:
+        """Whether items of a sequence bundle have a bias: the last number of their vectors."""
+        return self._item_bias_V is not None
 
     @torch.inference_mode()
     def catalogue_scores(self, batch: Batch) -> Tensor:

@@ -146,6 +146,7 @@ class RecsysCLI(LightningCLI):
             check_stages(
                 self.datamodule.feature_set, warm_up=self.run.warm_up, reads=self.model.reads
             )
+            self.model.check_inputs()
         self.datamodule.task = self.model.reads
         if self.run.continue_from is None:
             return None

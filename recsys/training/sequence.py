@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from features.errors import FeatureConfigError, RunConfigError
 from features.schema import FeatureSchema
+from recsys.bundle_items import BundleItems, item_names, items_of_bundle
 from recsys.data.sequences import ItemSequence
 from recsys.losses import FullSoftmax, SampledLoss
 from recsys.metrics import CatalogueMetrics, rank_targets, remove_seen, top_k
@@ -25,6 +27,8 @@ from recsys.tables.hashing import salt
 from recsys.tables.logical import OUTPUT, LogicalTable, logical_tables, with_output
 from recsys.training.masks import cloze_masks, token_chances
 from recsys.training.negatives import ItemPopularity, draw_negatives
+from recsys.training.older_items import OPTION, OlderItems, weight_mistakes
+from recsys.training.sequence_features import check_features, check_prefix_widths
 from recsys.training.task import OptimizerFactory, SchedulerFactory, Task
 from recsys.types import Batch, FieldLayout, Jagged
 
@@ -54,6 +58,9 @@ class SequenceTask(Task):
             the sequence needs `times`.
         prefix_widths: Widths at which the first numbers of vectors are to serve alone: the loss is
             the sum of those at each, and at the full width.
+        compatible_with: Older bundle whose vectors items of the same raw ids are pulled to, so that
+            its index serves this model's users. None: none.
+        compatibility_weight: Of that pull, the mean of 1 - cosine, beside the loss.
         ks: Lengths of the lists that are evaluated; the last one picks the best checkpoint.
         seed: Of layers, dropout, masks and negatives.
 
@@ -78,6 +85,8 @@ class SequenceTask(Task):
         last_only_share: float = 0.1,
         shuffle_ties: bool = False,
         prefix_widths: tuple[int, ...] = (),
+        compatible_with: str | None = None,
+        compatibility_weight: float = 5.0,
         ks: tuple[int, ...] = (10,),
         seed: int = 0,
     ) -> None:
@@ -91,6 +100,7 @@ class SequenceTask(Task):
             mistakes.append(
                 f"model.item_output: is unknown, got {item_output!r}; allowed tied, separate"
             )
+        mistakes += weight_mistakes(compatibility_weight)
         if mistakes:
             raise RunConfigError(mistakes)
         self.encoder_factory = encoder
@@ -100,6 +110,10 @@ class SequenceTask(Task):
         self.last_only_share = last_only_share
         self.shuffle_ties = shuffle_ties
         self.prefix_widths = prefix_widths
+        self.compatible_with = compatible_with
+        self.compatibility_weight = compatibility_weight
+        self.older_items: OlderItems | None = None
+        self._older: BundleItems | None = None
         self.ks = ks
         self.popularity: ItemPopularity | None = None
         self._items: Tensor | None = None
@@ -126,22 +140,12 @@ class SequenceTask(Task):
             FeatureConfigError: there is no item catalogue, or not one sequence of its items.
         """
         items = ItemSequence.of(self.schema.feature_set)
-        _refuse_unread(items, layout)
+        check_features(items, layout, shuffle_ties=self.shuffle_ties)
         self.keys, self.time_key = items.keys, items.time_key
         self.key = self.keys[0]
-        if self.shuffle_ties and self.time_key is None:
-            raise FeatureConfigError(
-                f"features.{items.feature.name}: ties can be shuffled only where times are known, "
-                f"got no `times`; add `times: COLUMN` to the sequence, or drop model.shuffle_ties"
-            )
         self.candidates_key = self.key if self.item_output == "tied" else OUTPUT
         width = layout.sequences[self.key]
-        wrong = [w for w in self.prefix_widths if not 1 <= w < width]
-        if wrong or len({*self.prefix_widths}) < len(self.prefix_widths):
-            raise RunConfigError(
-                f"model.prefix_widths: must be different widths below that of the items, got "
-                f"{[*self.prefix_widths]}; allowed 1 to {width - 1}; give others"
-            )
+        check_prefix_widths(self.prefix_widths, width=width)
         self.widths = (*self.prefix_widths, width)
         self.item = items.item
         self.num_items = layout.num_items
@@ -161,6 +165,11 @@ class SequenceTask(Task):
             }
         )
 
+    def check_inputs(self) -> None:
+        """Read the older bundle, where there is one."""
+        if self.compatible_with is not None:
+            self._older = items_of_bundle(Path(self.compatible_with), option=OPTION)
+
     def check_settings(self, trainer: Trainer) -> None:
         """Refuse what would train wrongly without a word, and losses that the tables cannot serve.
 
@@ -171,6 +180,16 @@ class SequenceTask(Task):
         mistake = self.embedder.check_catalogue(self.candidates_key)
         if mistake is not None and isinstance(self.loss, FullSoftmax):
             raise RunConfigError(mistake)
+        if self._older is None:
+            self.check_inputs()
+        if self._older is not None and self.older_items is None:
+            self.older_items = OlderItems(
+                self._older,
+                item_names(self.schema),
+                width=self.widths[-1],
+                has_bias=self.encoder.item_bias_V is not None,
+                weight=self.compatibility_weight,
+            )
 
     def on_fit_start(self) -> None:
         """Check the settings, and count the items where negatives are drawn by popularity."""
@@ -205,14 +224,20 @@ class SequenceTask(Task):
         targets_M = (tokens.items_L * is_real_L)[wanted_L]
         if isinstance(self.loss, FullSoftmax):
             vectors_MD = self._predict(inputs, wanted_L, self.embedder.sequences(inputs.keyed()))
-            items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
+            items = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
+            ids = torch.arange(self.num_items, device=self.device)
             bias_V = self.encoder.item_bias_V
-            parts = [(vectors_MD[:, :w], items_VD[:, :w]) for w in self.widths]
+            parts = [(vectors_MD[:, :w], items[:, :w]) for w in self.widths]
             losses = [self.loss(v, i, targets_M, bias_V=bias_V) for v, i in parts]
             loss = torch.stack(losses).sum()
         else:
-            loss = self._sampled_loss(inputs, wanted_L, targets_M, batch.users_B, tokens.lengths_B)
-        loss = loss * self._share_of_targets(targets_M)
+            loss, items, ids = self._sampled_loss(
+                inputs, wanted_L, targets_M, batch.users_B, tokens.lengths_B
+            )
+        loss = loss * self._share((targets_M > 0).sum())
+        if self.older_items is not None:
+            pull, count = self.older_items(items, ids)
+            loss = loss + pull * self._share(count)
         self.log_loss(loss, num_examples=len(batch))
         return self.with_penalty(loss)
 
@@ -241,8 +266,11 @@ class SequenceTask(Task):
         targets_M: Tensor,
         users_B: Tensor,
         lengths_B: Tensor,
-    ) -> Tensor:
-        """The loss of targets and negatives, which are looked up together with the histories."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of targets and negatives, which are looked up together with the histories.
+
+        And the vectors and ids of all of these.
+        """
         assert isinstance(self.loss, SampledLoss)
         counts_B = _count(wanted_L, lengths_B)
         negatives = draw_negatives(
@@ -275,7 +303,7 @@ class SequenceTask(Task):
             losses.append(
                 self.loss(positives_M, negatives_MK, is_counted_M=is_counted_M, num_items=num_items)
             )
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum(), items, ids
 
     # ---------------------------------------------------------------------------- evaluation
     def forward(self, batch: Batch, *, width: int | None = None) -> Tensor:
@@ -287,6 +315,16 @@ class SequenceTask(Task):
         """
         items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
         return catalogue_scores(self.encoder, self._ask(batch), items_VD[:, :width])
+
+    @torch.no_grad()
+    def item_vectors_VD(self, *, width: int | None = None) -> Tensor:
+        """What items are scored by, without their bias.
+
+        Args:
+            width: First numbers that count. None: all.
+        """
+        items_VD = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
+        return items_VD[:, :width]
 
     def _ask(self, batch: Batch) -> Tensor:
         """Hidden vectors (B, D) of what comes after each history."""
@@ -318,15 +356,11 @@ class SequenceTask(Task):
 
     def on_validation_epoch_start(self) -> None:
         """Look the catalogue up."""
-        self._look_up_items()
+        self._items = self.item_vectors_VD()
 
     def on_test_epoch_start(self) -> None:
         """Look the catalogue up."""
-        self._look_up_items()
-
-    def _look_up_items(self) -> None:
-        with torch.no_grad():
-            self._items = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
+        self._items = self.item_vectors_VD()
 
     def compute(self, *, split: str) -> dict[str, Tensor]:
         """Metrics at every k."""
@@ -342,11 +376,10 @@ class SequenceTask(Task):
         self.embedder.check(batch)  # before it is taken apart
         return Tokens.of(batch.sequences, keys=self.keys, time_key=self.time_key)
 
-    def _share_of_targets(self, targets_M: Tensor) -> Tensor | float:
-        """Makes the mean over ranks of their means the mean over all targets."""
+    def _share(self, here: Tensor) -> Tensor | float:
+        """Makes the mean over ranks of their means, of so many here, the mean over all."""
         if self.trainer.world_size == 1:
             return 1.0
-        here = (targets_M > 0).sum()
         everywhere = here.clone()
         dist.all_reduce(everywhere)
         return here * self.trainer.world_size / everywhere.clamp(min=1)
@@ -355,23 +388,6 @@ class SequenceTask(Task):
         metrics = self.metrics[f"on_{split}"]
         assert isinstance(metrics, CatalogueMetrics)
         return metrics
-
-
-def _refuse_unread(items: ItemSequence, layout: FieldLayout) -> None:
-    """Refuse features that no part of the model would read."""
-    columns = items.feature.columns
-    unread = [name for name in layout.fields if name != items.item and name not in columns]
-    others = [
-        key for key in layout.sequences if key.split(".")[0] not in (items.feature.name, OUTPUT)
-    ]
-    if layout.num_dense:
-        unread.append("dense features")
-    if unread or others:
-        raise FeatureConfigError(
-            f"features: a sequence task reads the columns of {items.feature.name!r} alone, got "
-            f"also {', '.join([*unread, *others])}; name them in its `of`, or drop them from the "
-            f"feature file"
-        )
 
 
 def _count(wanted_L: Tensor, lengths_B: Tensor) -> Tensor:

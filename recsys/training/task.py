@@ -130,6 +130,13 @@ class Task(LightningModule, ABC):
         """Check the settings, where nobody has done so before."""
         self.check_settings(self.trainer)
 
+    def check_inputs(self) -> None:
+        """Refuse what the model's settings name wrongly, before any data is read.
+
+        Raises:
+            RecsysError: with all such mistakes.
+        """
+
     def check_settings(self, trainer: Trainer) -> None:
         """Refuse what would train wrongly without a word.
 

@@ -1,0 +1,57 @@
+"""What a sequence task asks of the feature file."""
+
+from __future__ import annotations
+
+from features.errors import FeatureConfigError, RunConfigError
+from recsys.data.sequences import ItemSequence
+from recsys.tables.logical import OUTPUT
+from recsys.types import FieldLayout
+
+
+def check_features(items: ItemSequence, layout: FieldLayout, *, shuffle_ties: bool) -> None:
+    """Refuse features that no part of the model would read, and ties that nobody knows of.
+
+    Args:
+        items: What is predicted.
+        layout: Of all features.
+        shuffle_ties: Whether the events of one second are to change places.
+
+    Raises:
+        FeatureConfigError: the feature file cannot serve the task.
+    """
+    columns = items.feature.columns
+    unread = [name for name in layout.fields if name != items.item and name not in columns]
+    others = [
+        key for key in layout.sequences if key.split(".")[0] not in (items.feature.name, OUTPUT)
+    ]
+    if layout.num_dense:
+        unread.append("dense features")
+    if unread or others:
+        raise FeatureConfigError(
+            f"features: a sequence task reads the columns of {items.feature.name!r} alone, got "
+            f"also {', '.join([*unread, *others])}; name them in its `of`, or drop them from the "
+            f"feature file"
+        )
+    if shuffle_ties and items.time_key is None:
+        raise FeatureConfigError(
+            f"features.{items.feature.name}: ties can be shuffled only where times are known, "
+            f"got no `times`; add `times: COLUMN` to the sequence, or drop model.shuffle_ties"
+        )
+
+
+def check_prefix_widths(prefix_widths: tuple[int, ...], *, width: int) -> None:
+    """Refuse widths that are none of the first numbers of a vector.
+
+    Args:
+        prefix_widths: Widths at which vectors are to serve alone.
+        width: Of vectors.
+
+    Raises:
+        RunConfigError: one is too small or too large, or comes twice.
+    """
+    wrong = [w for w in prefix_widths if not 1 <= w < width]
+    if wrong or len({*prefix_widths}) < len(prefix_widths):
+        raise RunConfigError(
+            f"model.prefix_widths: must be different widths below that of the items, got "
+            f"{[*prefix_widths]}; allowed 1 to {width - 1}; give others"
+        )
