@@ -136,6 +136,7 @@ def read_bundle(bundle: Path) -> tuple[BundleManifest, FeatureSchema]:
             f"`python -m recsys export RUN --out BUNDLE`"
         )
     content = read_json(file)
+    content.pop("training", None)  # which older versions wrote, and never filled
     if content.get("format") not in _READ_FORMATS:
         raise SchemaMismatchError(
             f"{file}: unknown format, got {content.get('format')}; allowed "
