@@ -145,7 +145,10 @@ def inputs(tmp_path):
     return write_inputs(tmp_path / "inputs")
 
 
-@pytest.mark.parametrize("devices", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+SLOW = [pytest.param(devices, marks=pytest.mark.slow) for devices in (2, 4)]
+
+
+@pytest.mark.parametrize("devices", [1, *SLOW])
 def test_a_run_that_is_stopped_goes_on_to_its_end(inputs, devices):
     file = run_file(inputs, "stopped", step=4, rank=devices - 1)
     code, said = launched(inputs, "train.sh", "-c", file, "--trainer.devices", devices)
