@@ -12,6 +12,7 @@ PUBLISHED = {
     "ml1m_bert4rec": ".1516 - .1618",
     "ml1m_sasrec_bce": ".126 - .134",
     "ml1m_gsasrec": ".1726",
+    "ml1m_gsasrec_timed": ".1726",
     "ml1m_sasrec": ".1821",
     "ml1m_sasrec_timed": ".1821",
     "ml1m_esasrec": ".1772",
