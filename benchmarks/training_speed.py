@@ -41,7 +41,7 @@ _BENCHMARKS = Path(__file__).resolve().parent
 _OURS, _THEIRS = "recsys", "FuxiCTR"
 _WARM_UP, _MIN_STEPS = 6, 20
 _NUM_EVENTS = {"train": 409_600, "val": 204_800}
-_SETTINGS = {
+SETTINGS = {
     "width": 16,
     "num_fields": 10,
     "num_cross_layers": 3,
@@ -53,9 +53,9 @@ _SETTINGS = {
     "min_steps": _MIN_STEPS,
 }
 _RANKERS = {
-    "DCNv2": {"structure": "parallel", "num_cross_layers": 3, "mlp": _SETTINGS["mlp"]},
-    "DeepFM": {"mlp": _SETTINGS["mlp"]},
-    "DLRM": {"top_mlp": _SETTINGS["mlp"]},
+    "DCNv2": {"structure": "parallel", "num_cross_layers": 3, "mlp": SETTINGS["mlp"]},
+    "DeepFM": {"mlp": SETTINGS["mlp"]},
+    "DLRM": {"top_mlp": SETTINGS["mlp"]},
 }
 
 Report = dict[str, Any]
@@ -111,7 +111,7 @@ def main() -> None:
                     for side, command in _sides(options).items():
                         out = data / f"{model}_{side}_{number}"
                         settings = _settings(options, model=model, rows=rows, seed=number)
-                        report = _run(command(data, out, settings), out, settings)
+                        report = run(command(data, out, settings), out, settings)
                         reports.setdefault((model, rows, side), []).append(report)
                         said = f"{samples_per_s(report, options.batch_size):,.0f} samples/s"
                         print(f"round {number} {model} {rows:,} rows {side}: {said}", flush=True)
@@ -127,7 +127,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each run, about")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=_SETTINGS["batch_size"])
+    parser.add_argument("--batch-size", type=int, default=SETTINGS["batch_size"])
     parser.add_argument("--precision", default="32-true", help="of this side's trainer")
     return parser.parse_args()
 
@@ -135,7 +135,7 @@ def _options() -> argparse.Namespace:
 def _settings(options: argparse.Namespace, *, model: str, rows: int, seed: int) -> dict[str, Any]:
     chosen = {name: getattr(options, name) for name in ("seconds", "threads", "batch_size")}
     chosen |= {"model": model, "rows": rows, "seed": seed, "passes": 0}
-    return {**_SETTINGS, **chosen, "precision": options.precision}
+    return {**SETTINGS, **chosen, "precision": options.precision}
 
 
 def write_data(directory: Path, *, rows: int, num_events: Mapping[str, int]) -> Path:
@@ -147,7 +147,7 @@ def write_data(directory: Path, *, rows: int, num_events: Mapping[str, int]) -> 
         num_events: By split.
     """
     directory.mkdir(parents=True)
-    size, names = rows // _SETTINGS["num_fields"], [f"f{k}" for k in range(_SETTINGS["num_fields"])]
+    size, names = rows // SETTINGS["num_fields"], [f"f{k}" for k in range(SETTINGS["num_fields"])]
     rng = np.random.default_rng(0)
     frames = []
     for split, count in num_events.items():
@@ -166,7 +166,7 @@ def write_data(directory: Path, *, rows: int, num_events: Mapping[str, int]) -> 
         "sources": {"events": "events.parquet"},
         "label": {"name": "click"},
         "split": {"kind": "column", "column": "split"},
-        "defaults": {"dim": _SETTINGS["width"]},
+        "defaults": {"dim": SETTINGS["width"]},
         "features": features,
     }
     (directory / "features.yaml").write_text(json.dumps(content))  # YAML reads JSON
@@ -236,12 +236,22 @@ def their_command(python: Path, data: Path, out: Path, settings: Mapping[str, An
     ]
 
 
-def _run(command: Sequence[str], out: Path, settings: Mapping[str, Any]) -> Report:
-    threads = str(settings["threads"])
+def environment_of(threads: int) -> dict[str, str]:
+    """What both sides run in."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
-    environment = {**os.environ, **dict.fromkeys(names, threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    environment["PYTHONPATH"] = f"{_BENCHMARKS}{os.pathsep}{environment.get('PYTHONPATH', '')}"
-    how = {"cwd": _BENCHMARKS.parent, "env": environment, "capture_output": True, "text": True}
+    path = f"{_BENCHMARKS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    threaded = dict.fromkeys(names, str(threads))
+    return {**os.environ, **threaded, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path}
+
+
+def run(command: Sequence[str], out: Path, settings: Mapping[str, Any]) -> Report:
+    """One side's turn; gives what it wrote into `out`."""
+    how = {
+        "cwd": _BENCHMARKS.parent,
+        "env": environment_of(settings["threads"]),
+        "capture_output": True,
+        "text": True,
+    }
     ran = subprocess.run(command, **how, check=False)
     if not (out / "report.json").is_file():
         sys.exit(f"{' '.join(command)}: ended with code {ran.returncode}\n{ran.stderr}")
@@ -270,7 +280,7 @@ def table_lines(
         "peak memory",
         "dense parameters",
     ]
-    lines = [_row(heads), _row(["---", "---:", "---", *["---:"] * (len(heads) - 3)])]
+    lines = [row(heads), row(["---", "---:", "---", *["---:"] * (len(heads) - 3)])]
     for (model, rows, side), runs in reports.items():
         rates = [samples_per_s(run, batch_size) for run in runs]
         theirs = reports.get((model, rows, _THEIRS), []) if side == _OURS else []
@@ -284,11 +294,12 @@ def table_lines(
             f"{statistics.median(run['peak_bytes'] for run in runs) / 2**20:,.0f} MiB",
             f"{runs[0]['num_dense']:,}",
         ]
-        lines.append(_row(cells))
+        lines.append(row(cells))
     return lines
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A line of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
 
 

@@ -186,10 +186,10 @@ def test_users_and_items_of_few_likes_are_left_out_until_all_have_enough(benchma
 def test_training_speed_runs_and_its_table_has_medians_of_ratios(benchmark, tmp_path):
     speed = benchmark("training_speed")
     data = speed.write_data(tmp_path / "data", rows=200, num_events={"train": 64, "val": 64})
-    settings = {**speed._SETTINGS, "model": "DLRM", "rows": 200, "seed": 0, "threads": 1}
+    settings = {**speed.SETTINGS, "model": "DLRM", "rows": 200, "seed": 0, "threads": 1}
     settings |= {"seconds": 0.0, "batch_size": 32, "precision": "32-true", "passes": 0}
     out = tmp_path / "out"
-    report = speed._run(speed.our_command(data, out, settings), out, settings)
+    report = speed.run(speed.our_command(data, out, settings), out, settings)
     assert len(report["ended_s"]) == 20
     assert report["num_dense"] == (45 + 1) * 400 + 2 * 401 * 400 + 401
     runs = {
@@ -202,3 +202,18 @@ def test_training_speed_runs_and_its_table_has_medians_of_ratios(benchmark, tmp_
     ours, theirs = speed.table_lines(runs, batch_size=64)[2:]
     assert ours == "| DCNv2 | 10 | recsys | 64 | 4.00 | 1 MiB | 7 |"
     assert theirs == "| DCNv2 | 10 | FuxiCTR | 16 |  | 1 MiB | 7 |"
+
+
+def test_the_table_of_scoring_has_medians_of_ratios(benchmark):
+    rates = {"recsys, 1 worker": [10.0, 20.0, 90.0], "FuxiCTR": [10.0, 40.0, 30.0]}
+    assert benchmark("scoring_speed").table_lines(rates)[2:] == [
+        "| recsys, 1 worker | 20 | 1.00 |",
+        "| FuxiCTR | 30 |  |",
+    ]
+
+
+@pytest.mark.slow
+def test_scoring_speed_runs():
+    sizes = ["--events", "2000", "--rows", "200", "--rounds", "1", "--workers", "1"]
+    printed = run_benchmark("scoring_speed", *sizes).stdout
+    assert printed.splitlines()[-1].startswith("| recsys, 1 worker | ")
