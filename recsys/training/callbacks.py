@@ -53,15 +53,19 @@ class EpochLines(Callback):
 
     def __init__(self) -> None:
         self._started_s = 0.0
-        self._first_epoch = 0
+        self._first_epoch = self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._started_s = time.perf_counter()
-        self._first_epoch = trainer.current_epoch
+        self._first_epoch, self._last_step = trainer.current_epoch, trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print what was logged, and how long the rest will take."""
+        if trainer.global_step == self._last_step:  # Lightning ends an epoch again on resuming
+            self._first_epoch = trainer.current_epoch + 1
+            return
+        self._last_step = trainer.global_step
         if not trainer.is_global_zero:
             return
         elapsed_s = time.perf_counter() - self._started_s
