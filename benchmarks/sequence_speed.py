@@ -52,7 +52,6 @@ _SETTINGS = {
     "betas": (0.9, 0.98),  # RecTools' own, which it has no setting for
     "batch_size": 128,
     "eval_batch_size": 256,
-    "k": 10,
 }
 # RecTools has no setting for the width of the feed-forward layers either.
 _FEED_FORWARD = {"sasrec": 64, "bert4rec": 256}
@@ -189,6 +188,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3, help="of each run")
     parser.add_argument("--passes", type=int, default=3, help="over all users, of each run")
+    parser.add_argument("--k", type=int, default=10, help="items for each user")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--users", type=int, help="only the first so many, for a trial")
     parser.add_argument(
@@ -206,7 +206,7 @@ def _options() -> argparse.Namespace:
 
 
 def _settings(options: argparse.Namespace, *, model: str, seed: int) -> dict[str, Any]:
-    names = ("epochs", "passes", "threads", "attention_dropout", "keep_memory")
+    names = ("epochs", "passes", "k", "threads", "attention_dropout", "keep_memory")
     chosen = {name: getattr(options, name) for name in names}
     return {**_SETTINGS, **chosen, "model": model, "seed": seed}
 
