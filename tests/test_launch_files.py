@@ -36,7 +36,7 @@ def commands(file):
         ]
     for words in lines:
         start = next(n for n, word in enumerate(words) if word in ("python", "torchrun"))
-        yield [word for word in words[start:] if word != "$@"]
+        yield [word for word in words[start:] if word not in ("$@", "&")]
 
 
 def containers(content):
@@ -173,9 +173,9 @@ def stand_in(folder, body):
     (folder / "python").write_text(f'#!/bin/bash\necho "$@" >> {folder}/started\n{body}\n')
     (folder / "python").chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        [FOLDER / "train.sh", "-c", "a b.yaml"], env=environment, check=False, timeout=60
-    )
+    # Where tests run in the background INT is ignored, and no script can change that for itself.
+    command = ["env", "--default-signal=INT", FOLDER / "train.sh", "-c", "a b.yaml"]
+    done = subprocess.run(command, env=environment, check=False, timeout=60)
     return done.returncode, (folder / "started").read_text().splitlines()
 
 
