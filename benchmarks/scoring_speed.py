@@ -46,12 +46,11 @@ def main() -> None:
         run(our_command(data, data / "ours", settings), data / "ours", settings)
         bundle = data / "bundle"
         _recsys(["export", data / "ours" / "run", "--out", bundle, "--unchecked"], options.threads)
-        ours = [f"{_OURS}, {n} worker{'s' * (n > 1)}" for n in options.workers]
+        shapes = {f"{_OURS}, {shape}": _shape(shape) for shape in options.shapes}
         for number in range(options.rounds):
-            for name, workers in zip(ours, options.workers, strict=True):
-                out = data / f"scores_{workers}_{number}"
+            for name, (workers, threads) in shapes.items():
+                out = data / f"scores_{workers}_{threads}_{number}"
                 arguments = ["score", bundle, data, "--out", out, "--workers", workers]
-                threads = max(options.threads // workers, 1)
                 seconds = _recsys(arguments, threads)
                 rates.setdefault(name, []).append(sum(num_events.values()) / seconds)
             if options.peer_python is not None:
@@ -68,9 +67,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=4_000_000, help="to score")
     parser.add_argument("--rows", type=int, default=100_000, help="of all ten tables")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2, help="of all workers together")
-    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2], help="of `score`")
+    parser.add_argument("--threads", type=int, default=2, help="of training, and of FuxiCTR")
+    parser.add_argument(
+        "--shapes", nargs="+", default=["1x1", "2x1", "1x2"], help="workers of `score` x threads"
+    )
     return parser.parse_args()
+
+
+def _shape(text: str) -> tuple[int, int]:
+    workers, threads = text.split("x")
+    return int(workers), int(threads)
 
 
 def _recsys(arguments: list[object], threads: int) -> float:

@@ -205,15 +205,15 @@ def test_training_speed_runs_and_its_table_has_medians_of_ratios(benchmark, tmp_
 
 
 def test_the_table_of_scoring_has_medians_of_ratios(benchmark):
-    rates = {"recsys, 1 worker": [10.0, 20.0, 90.0], "FuxiCTR": [10.0, 40.0, 30.0]}
+    rates = {"recsys, 1x1": [10.0, 20.0, 90.0], "FuxiCTR": [10.0, 40.0, 30.0]}
     assert benchmark("scoring_speed").table_lines(rates)[2:] == [
-        "| recsys, 1 worker | 20 | 1.00 |",
+        "| recsys, 1x1 | 20 | 1.00 |",
         "| FuxiCTR | 30 |  |",
     ]
 
 
 @pytest.mark.slow
 def test_scoring_speed_runs():
-    sizes = ["--events", "2000", "--rows", "200", "--rounds", "1", "--workers", "1"]
+    sizes = ["--events", "2000", "--rows", "200", "--rounds", "1", "--shapes", "1x1"]
     printed = run_benchmark("scoring_speed", *sizes).stdout
-    assert printed.splitlines()[-1].startswith("| recsys, 1 worker | ")
+    assert printed.splitlines()[-1].startswith("| recsys, 1x1 | ")
