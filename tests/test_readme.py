@@ -7,17 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import recsys_command, train_command
 
 ROOT = Path(__file__).parents[1]
-JOURNEY = (ROOT / "README.md").read_text().split("## The journey")[1].split("```")[1]
+README = (ROOT / "README.md").read_text()
+JOURNEY = README.split("## The journey")[1].split("```")[1]
+EDIT = README.split("**Edit.**")[1].split("```")[1]
 SMALLER = {
     "simulate": "--num-events 20000 --num-users 500 --num-items 200",
     "fit": "--trainer.max_epochs 1",
 }
 
 
-def commands():
-    found = re.findall(r"^python (.*?)(?:\s+#.*)?$", JOURNEY, re.MULTILINE)
+def commands(block):
+    found = re.findall(r"^python (.*?)(?:\s+#.*)?$", block, re.MULTILINE)
     for line in found:
         extra = next((more for verb, more in SMALLER.items() if f" {verb} " in line), "")
         yield f"{line} {extra}".split()
@@ -42,7 +45,7 @@ def outputs(tmp_path_factory):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(of_ranks)}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(home)}
     printed = {}
-    for command in commands():
+    for command in commands(JOURNEY):
         run = subprocess.run(
             [sys.executable, *command],
             cwd=home,
@@ -76,3 +79,24 @@ def test_the_scores_have_the_metrics_of_the_test(outputs):
     tested = float(re.search(r"test/auc/click\s+([\d.]+)", printed["fit"]).group(1))
     reported = float(re.search(r"auc\D+([\d.]+)", printed["report"]).group(1))
     assert reported == pytest.approx(tested, abs=1e-4)
+
+
+def test_an_edited_file_goes_on_from_what_was_learned(outputs, monkeypatch, capsys):
+    home, _ = outputs
+    monkeypatch.chdir(home)
+    demo = (home / "configs" / "features" / "demo.yaml").read_text()
+    weekday = '  - {name: weekday, kind: categorical, expr: "extract(dow from timestamp)"}\n'
+    (home / "edited.yaml").write_text(demo.rstrip("\n") + "\n" + weekday)
+    smaller = SMALLER["simulate"].split()
+    assert recsys_command("simulate", "--out", "new_data", "--seed", 1, *smaller) == 0
+    codes = []
+    for script, *words in commands(EDIT):
+        if script == "train.py":
+            codes.append(train_command(*words))
+        else:
+            assert words[0] == "recsys"
+            codes.append(recsys_command(*words[1:]))
+    said = capsys.readouterr()
+    assert codes == [1, 0, 0, 0], said.err  # `diff`: fits after `migrate`
+    assert "weekday" in said.out
+    assert (home / "runs" / "today" / "checkpoints" / "last.ckpt").is_dir()
