@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.nearest import exact
-from recsys.nearest.exact import Candidates, best_items
+from recsys.nearest.exact import Candidates, Seen, best_items
 
 
 def by_hand(users, vectors, *, allowed, seen, k):
@@ -48,8 +48,10 @@ def test_best_items_are_those_of_a_loop(data):
             users_BD,
             Candidates.of(vectors_VD, allowed_V=allowed_V),
             k=k,
-            seen_values=torch.tensor([i for had in seen for i in had], dtype=torch.int64),
-            seen_lengths_B=torch.tensor([len(had) for had in seen]),
+            seen=Seen(
+                torch.tensor([i for had in seen for i in had], dtype=torch.int64),
+                torch.tensor([len(had) for had in seen]),
+            ),
         )
     finally:
         exact._BLOCK, exact._CHUNK = block, chunk

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from features.errors import SchemaMismatchError
-from recsys.nearest.exact import Candidates, best_items, best_of
+from recsys.nearest.exact import Candidates, Seen, best_items, best_of
 from recsys.retrieval.ann import recall
 
 KINDS = ["ivf", "hnsw", "pq"]
@@ -29,7 +29,7 @@ def test_an_index_finds_most_and_is_read_again(clustered, tmp_path, kind):
     from recsys.nearest.index import ItemIndex
 
     items, users_BD, seen, lengths_B = clustered
-    wanted = {"k": 20, "seen_values": seen, "seen_lengths_B": lengths_B}
+    wanted = {"k": 20, "seen": Seen(seen, lengths_B)}
     exact = best_items(users_BD, items, **wanted)
     index = ItemIndex(items, kind=kind, path=tmp_path / "a.faiss")
     found = index.best_items(users_BD, **wanted)
@@ -62,8 +62,7 @@ def test_few_items(tmp_path, kind):
     found = ItemIndex(items, kind=kind, path=tmp_path / "few.faiss").best_items(
         torch.tensor([[1.0, 2.0, 3.0]]),
         k=10,
-        seen_values=torch.tensor([2]),
-        seen_lengths_B=torch.tensor([1]),
+        seen=Seen(torch.tensor([2]), torch.tensor([1])),
     )
     assert found.ids_BK[0, :3].tolist() == [1, 3, 4]
     assert found.ids_BK.shape == (1, 4)
@@ -72,7 +71,7 @@ def test_few_items(tmp_path, kind):
 
 def test_the_best_of_all_candidates_are_the_best(clustered):
     items, users_BD, seen, lengths_B = clustered
-    wanted = {"k": 30, "seen_values": seen, "seen_lengths_B": lengths_B}
+    wanted = {"k": 30, "seen": Seen(seen, lengths_B)}
     everything = torch.arange(len(items)).flip(0).expand(len(users_BD), -1)
     found, exact = (
         best_of(everything, users_BD, items, **wanted),

@@ -109,33 +109,32 @@ def user_batches(
     return _in_order(source, SequenceEvaluationCollate(store, items), batch_size=batch_size)
 
 
-def last_events(store: EncodedStore, *, batch_size: int, users: NDArray[np.int64]) -> BatchLoader:
-    """The last event of users as what is to be found, each with the history before it.
-
-    Those with short histories come first.
+def last_events(store: EncodedStore) -> pl.DataFrame:
+    """The last event of each user who has two or more, and all that `last_event_batches` reads.
 
     Args:
-        store: Has the events, all in one split.
-        batch_size: Users of a batch.
-        users: History rows, none of them empty.
+        store: Has the events, all in one split; rows of the result are in the order of its users.
     """
-    items = ItemSequence.of(store.schema.feature_set)
-    assert store.histories is not None, "sequences need a user column"
-    collate = SequenceEvaluationCollate(store, items)
-    ends = np.diff(store.histories.offsets)[users]
-    wanted = pl.LazyFrame({columns.USER: users, columns.POSITION: ends - 1})
-    keys = [columns.USER, columns.POSITION]
-    files = store.example_files(SPLIT)
-    types = pl.scan_parquet(files).collect_schema()
-    frame = (
-        pl.scan_parquet(files)
-        .select(collate.columns)
-        .join(wanted.cast({key: types[key] for key in keys}), on=keys)
-        .sort(columns.POSITION, columns.USER)
-        .collect(engine="streaming")
-    )
-    rows = {name: frame[name].to_numpy() for name in collate.columns}
-    return _in_order(MemorySource(Rows(rows, len(frame))), collate, batch_size=batch_size)
+    wanted = SequenceEvaluationCollate(store, ItemSequence.of(store.schema.feature_set)).columns
+    log = pl.scan_parquet(store.example_files(SPLIT)).select(wanted)
+    place = pl.col(columns.POSITION)
+    last = log.filter(place == place.max().over(columns.USER), place > 0)
+    return last.sort(columns.USER).collect()
+
+
+def last_event_batches(
+    store: EncodedStore, events: pl.DataFrame, *, batch_size: int
+) -> BatchLoader:
+    """Events as what is to be found, each with the history before it, in this order.
+
+    Args:
+        store: Has the histories.
+        events: As of `last_events`.
+        batch_size: Users of a batch.
+    """
+    collate = SequenceEvaluationCollate(store, ItemSequence.of(store.schema.feature_set))
+    source = MemorySource(Rows.from_arrow(events.select(collate.columns).to_arrow()))
+    return _in_order(source, collate, batch_size=batch_size)
 
 
 def _in_order(

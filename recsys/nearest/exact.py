@@ -68,6 +68,19 @@ class Candidates:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What each user has had.
+
+    Attributes:
+        values: Item ids, packed; repeats are fine.
+        lengths_B: Their number for each user.
+    """
+
+    values: Tensor
+    lengths_B: Tensor
+
+
+@dataclass(frozen=True)
 class Best:
     """The best items of each user, best first.
 
@@ -85,8 +98,7 @@ def best_items(
     items: Candidates,
     *,
     k: int,
-    seen_values: Tensor | None = None,
-    seen_lengths_B: Tensor | None = None,
+    seen: Seen | None = None,
 ) -> Best:
     """The K candidates of the highest scores; of equal scores, the lower id comes first.
 
@@ -96,15 +108,13 @@ def best_items(
         users_BD: Finite vectors.
         items: With finite vectors.
         k: Places.
-        seen_values: Item ids that a user is not given, packed; repeats are fine. None: none.
-        seen_lengths_B: Their number for each user.
+        seen: Items that a user is not given. None: none.
     """
     places_BK, scores_BK = best_places(
         lambda part: users_BD @ items.vectors_CD[part].T,
         items,
         k=k,
-        seen_values=seen_values,
-        seen_lengths_B=seen_lengths_B,
+        seen=seen,
     )
     return Best(items.ids_of(places_BK), scores_BK)
 
@@ -114,8 +124,7 @@ def best_places(
     items: Candidates,
     *,
     k: int,
-    seen_values: Tensor | None = None,
-    seen_lengths_B: Tensor | None = None,
+    seen: Seen | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Places (B, K) among the candidates of the highest scores, and these; -1 where none is left.
 
@@ -125,18 +134,15 @@ def best_places(
         scores: Of all users and some candidates; finite.
         items: The candidates.
         k: Places.
-        seen_values: Item ids that a user is not given, packed; repeats are fine. None: none.
-        seen_lengths_B: Their number for each user.
+        seen: Items that a user is not given. None: none.
     """
     k = min(k, len(items))
-    seen = None
-    if seen_values is not None and seen_lengths_B is not None:
-        seen = _Seen.of(items.place_V[seen_values], seen_lengths_B)
+    hidden = None if seen is None else _Hidden.of(seen, items)
     best_BK: Tensor | None = None
     for start in range(0, max(len(items), 1), _CHUNK):
         scores_BC = scores(slice(start, start + _CHUNK))
-        if seen is not None:
-            seen.remove(scores_BC, start=start)
+        if hidden is not None:
+            hidden.remove(scores_BC, start=start)
         keys_BK = _best_keys(scores_BC, k=k, start=start)
         if best_BK is not None:
             keys_BK = _highest(torch.cat([best_BK, keys_BK], dim=1), k)
@@ -152,8 +158,7 @@ def best_of(
     items: Candidates,
     *,
     k: int,
-    seen_values: Tensor | None = None,
-    seen_lengths_B: Tensor | None = None,
+    seen: Seen | None = None,
 ) -> Best:
     """The K best of some candidates of each user, in the order of `best_items`.
 
@@ -162,20 +167,12 @@ def best_of(
         users_BD: Finite vectors.
         items: With finite vectors.
         k: K.
-        seen_values: Item ids that a user is not given, packed. None: none.
-        seen_lengths_B: Their number for each user.
+        seen: Items that a user is not given. None: none.
     """
     safe_BM = places_BM.clamp(min=0)
     few = zip(users_BD.split(_USERS), safe_BM.split(_USERS), strict=True)
     scores_BM = torch.cat([(items.vectors_CD[p] @ u.unsqueeze(2)).squeeze(2) for u, p in few])
-    return best_scored(
-        places_BM,
-        scores_BM,
-        items,
-        k=k,
-        seen_values=seen_values,
-        seen_lengths_B=seen_lengths_B,
-    )
+    return best_scored(places_BM, scores_BM, items, k=k, seen=seen)
 
 
 def best_scored(
@@ -184,8 +181,7 @@ def best_scored(
     items: Candidates,
     *,
     k: int,
-    seen_values: Tensor | None = None,
-    seen_lengths_B: Tensor | None = None,
+    seen: Seen | None = None,
 ) -> Best:
     """As `best_of`, of candidates whose scores are known.
 
@@ -194,17 +190,16 @@ def best_scored(
         scores_BM: Their scores.
         items: The candidates.
         k: K.
-        seen_values: Item ids that a user is not given, packed. None: none.
-        seen_lengths_B: Their number for each user.
+        seen: Items that a user is not given. None: none.
     """
     num_users = len(places_BM)
     safe_BM = places_BM.clamp(min=0)
     is_out_BM = places_BM < 0
-    if seen_values is not None and seen_lengths_B is not None:
-        users_S = torch.arange(num_users).repeat_interleave(seen_lengths_B)
-        pairs_S = users_S * len(items.place_V) + items.place_V[seen_values]
+    if seen is not None:
+        hidden = _Hidden.of(seen, items)
+        pairs_S = hidden.users_S * len(items.place_V) + hidden.places_S
         first_B1 = (torch.arange(num_users) * len(items.place_V)).unsqueeze(1)
-        is_out_BM |= torch.isin(first_B1 + safe_BM, pairs_S[items.place_V[seen_values] >= 0])
+        is_out_BM |= torch.isin(first_B1 + safe_BM, pairs_S)
     scores_BM = scores_BM.masked_fill(is_out_BM, -torch.inf)
     if scores_BM.shape[1] < k:
         scores_BM = F.pad(scores_BM, (0, k - scores_BM.shape[1]), value=-torch.inf)
@@ -215,15 +210,16 @@ def best_scored(
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Which candidates which user has seen, in the order of the candidates."""
+class _Hidden:
+    """Which candidates which user has had, in the order of the candidates."""
 
     places_S: Tensor
     users_S: Tensor
 
     @classmethod
-    def of(cls, places: Tensor, lengths_B: Tensor) -> Self:
-        users = torch.arange(len(lengths_B)).repeat_interleave(lengths_B)
+    def of(cls, seen: Seen, items: Candidates) -> Self:
+        places = items.place_V[seen.values]
+        users = torch.arange(len(seen.lengths_B)).repeat_interleave(seen.lengths_B)
         is_candidate = places >= 0
         places, users = places[is_candidate], users[is_candidate]
         order_S = places.argsort()

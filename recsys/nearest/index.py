@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from features.errors import OutputError, RunConfigError, SchemaMismatchError
-from recsys.nearest.exact import Best, Candidates, best_of, best_scored
+from recsys.nearest.exact import Best, Candidates, Seen, best_of, best_scored
 
 IndexKind = Literal["ivf", "hnsw", "pq"]
 _HNSW_LINKS, _HNSW_EF = 32, 200
@@ -73,18 +73,16 @@ class ItemIndex:
         users_BD: Tensor,
         *,
         k: int,
-        seen_values: Tensor | None = None,
-        seen_lengths_B: Tensor | None = None,
+        seen: Seen | None = None,
     ) -> Best:
         """About the best items; the arguments are those of `exact.best_items`."""
-        wanted = _OVERFETCH[self._kind] * k + _most_seen(seen_values, seen_lengths_B)
+        wanted = _OVERFETCH[self._kind] * k + _most_seen(seen)
         return best_of(
             self._places(users_BD, wanted),
             users_BD,
             self._items,
             k=min(k, len(self._items)),
-            seen_values=seen_values,
-            seen_lengths_B=seen_lengths_B,
+            seen=seen,
         )
 
     def first_step(
@@ -92,19 +90,17 @@ class ItemIndex:
         users_BD: Tensor,
         *,
         k: int,
-        seen_values: Tensor | None = None,
-        seen_lengths_B: Tensor | None = None,
+        seen: Seen | None = None,
     ) -> Tensor:
         """Ids (B, K) in the index's own order; the arguments are those of `exact.best_items`."""
-        places_BM = self._places(users_BD, k + _most_seen(seen_values, seen_lengths_B))
+        places_BM = self._places(users_BD, k + _most_seen(seen))
         falling_M = -torch.arange(places_BM.shape[1], dtype=torch.float32)
         return best_scored(
             places_BM,
             falling_M.expand(places_BM.shape),
             self._items,
             k=min(k, len(self._items)),
-            seen_values=seen_values,
-            seen_lengths_B=seen_lengths_B,
+            seen=seen,
         ).ids_BK
 
     def _places(self, users_BD: Tensor, wanted: int) -> Tensor:
@@ -124,11 +120,11 @@ class ItemIndex:
                 return None
 
 
-def _most_seen(seen_values: Tensor | None, seen_lengths_B: Tensor | None) -> int:
+def _most_seen(seen: Seen | None) -> int:
     """How many places of an answer may be those of seen items."""
-    if seen_values is None or seen_lengths_B is None or not len(seen_lengths_B):
+    if seen is None or not len(seen.lengths_B):
         return 0
-    return int(seen_lengths_B.max())
+    return int(seen.lengths_B.max())
 
 
 def _built(faiss: Any, vectors_CD: Tensor, *, kind: IndexKind) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from recsys.nearest.exact import Best, Candidates, Scores, best_of, best_places
+from recsys.nearest.exact import Best, Candidates, Scores, Seen, best_of, best_places
 
 _CANDIDATES_PER_PLACE = 4  # as of the one index of FAISS that compares codes
 
@@ -39,8 +39,7 @@ class TwoSteps(ABC):
         users_BD: Tensor,
         *,
         k: int,
-        seen_values: Tensor | None = None,
-        seen_lengths_B: Tensor | None = None,
+        seen: Seen | None = None,
     ) -> Best:
         """About the best items, with exact scores.
 
@@ -50,8 +49,7 @@ class TwoSteps(ABC):
             self.scores(users_BD),
             self.items,
             k=_CANDIDATES_PER_PLACE * k,
-            seen_values=seen_values,
-            seen_lengths_B=seen_lengths_B,
+            seen=seen,
         )
         return best_of(places_BM, users_BD, self.items, k=min(k, len(self.items)))
 
@@ -60,8 +58,7 @@ class TwoSteps(ABC):
         users_BD: Tensor,
         *,
         k: int,
-        seen_values: Tensor | None = None,
-        seen_lengths_B: Tensor | None = None,
+        seen: Seen | None = None,
     ) -> Tensor:
         """Ids (B, K) that the first step alone puts first; 0 where none is left.
 
@@ -71,8 +68,7 @@ class TwoSteps(ABC):
             self.scores(users_BD),
             self.items,
             k=k,
-            seen_values=seen_values,
-            seen_lengths_B=seen_lengths_B,
+            seen=seen,
         )
         return self.items.ids_of(places_BK)
 

@@ -89,10 +89,9 @@ def write_codes(bundle: Path, data: Path, *, bits: int | None = None) -> Written
         search = CodeSearch(items, codebook=codes)
 
         def shares(group: Users) -> torch.Tensor:
-            seen = {"seen_values": group.seen_values, "seen_lengths_B": group.seen_lengths_B}
-            exact = best_items(group.vectors_BD, items, k=_PLACES, **seen)
-            alone_BK = search.first_step(group.vectors_BD, k=_PLACES, **seen)
-            found = search.best_items(group.vectors_BD, k=_PLACES, **seen)
+            exact = best_items(group.vectors_BD, items, k=_PLACES, seen=group.seen)
+            alone_BK = search.first_step(group.vectors_BD, k=_PLACES, seen=group.seen)
+            found = search.best_items(group.vectors_BD, k=_PLACES, seen=group.seen)
             both = (recall(alone_BK, exact.ids_BK), recall(found.ids_BK, exact.ids_BK))
             return torch.stack(both, dim=1)
 

@@ -89,7 +89,7 @@ def compare(bundle: Path, data: Path, out: Path, *, bits: Sequence[int] | None =
         codes, fitted = _codes(bundle, scorer, store, bits=bits)
         items = Candidates.of(scorer.item_vectors_VD)
         asked = [
-            (group, best_items(group.vectors_BD, items, k=PLACES, **group.seen).ids_BK)
+            (group, best_items(group.vectors_BD, items, k=PLACES, seen=group.seen).ids_BK)
             for group in questions(scorer, store, max_users=_USERS)
         ]
         compared = forms(bundle, scorer, items, codes=codes)
@@ -147,9 +147,9 @@ def _measured(form: Form, asked: Sequence[tuple[Questions, Tensor]]) -> dict[str
     """A row of the table, from users and their exact lists."""
     alone, rescored = [], []
     for group, exact_BK in asked:
-        found_BK = form.search.first_step(group.vectors_BD, k=PLACES, **group.seen)
+        found_BK = form.search.first_step(group.vectors_BD, k=PLACES, seen=group.seen)
         alone.append(_of_lists(found_BK, exact_BK, targets_B=group.targets_B))
-        found_BK = form.search.best_items(group.vectors_BD, k=PLACES, **group.seen).ids_BK
+        found_BK = form.search.best_items(group.vectors_BD, k=PLACES, seen=group.seen).ids_BK
         rescored.append(_of_lists(found_BK, exact_BK, targets_B=group.targets_B))
     row: dict[str, object] = {
         "family": form.family,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from features.errors import RunConfigError
 from recsys.nearest.exact import Best, Candidates, best_items
+from recsys.retrieval.ann import recall
 from recsys.retrieval.held_out import Asked, HeldOut, Side, hold_out
 
 PLACES, LIST = 10, 100
@@ -194,10 +195,7 @@ def _without(side: Side, is_known_X: Tensor) -> pl.Series:
 
 def _list(asked: Asked, who: Who, items: Candidates) -> Best:
     users_BD = asked.old_BD if who == "old" else asked.new_BD
-    seen_lengths_B = asked.seen_lengths_B
-    return best_items(
-        users_BD, items, k=LIST, seen_values=asked.seen_values, seen_lengths_B=seen_lengths_B
-    )
+    return best_items(users_BD, items, k=LIST, seen=asked.seen)
 
 
 def _hits_and_gains(best: Best, targets_B: Tensor) -> Iterator[Tensor]:
@@ -211,8 +209,5 @@ def _hits_and_gains(best: Best, targets_B: Tensor) -> Iterator[Tensor]:
 
 
 def _overlap(best: Best, of: Best) -> Tensor:
-    """Sum over users of the share of a list that another has; 1 of an empty list."""
-    is_item_BK = of.ids_BK > 0
-    is_found_BK = (of.ids_BK.unsqueeze(2) == best.ids_BK.unsqueeze(1)).any(dim=2) & is_item_BK
-    shares_B = is_found_BK.sum(dim=1) / is_item_BK.sum(dim=1).clamp(min=1)
-    return shares_B.where(is_item_BK.any(dim=1), 1.0).double().sum()
+    """Sum over users of the share of a list that another has."""
+    return recall(best.ids_BK, of.ids_BK).double().sum()

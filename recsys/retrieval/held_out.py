@@ -17,17 +17,15 @@ from features import columns
 from features.errors import DataError
 from recsys.bundle_items import item_names
 from recsys.data.loader import BatchLoader
-from recsys.data.rows import Rows
-from recsys.data.scoring import encode_for_scoring
-from recsys.data.sequences import ItemSequence, SequenceEvaluationCollate, evaluation_source
-from recsys.data.sources import MemorySource
+from recsys.data.scoring import encode_for_scoring, last_event_batches, last_events
+from recsys.data.sequences import ItemSequence
 from recsys.data.store import EncodedStore
+from recsys.nearest.exact import Seen
 from recsys.retrieval.run import open_scorer
 from recsys.scoring.scorer import Scorer
 from recsys.types import Batch
 
 _BATCH = 256
-_SPLIT = "test"
 _USER, _PLACE, _TARGET = "user", "place", "target"
 
 
@@ -51,11 +49,7 @@ class Side:
 
     def batches(self, places: pl.Series) -> BatchLoader:
         """Some of the events, in this order."""
-        items = ItemSequence.of(self.scorer.schema.feature_set)
-        collate = SequenceEvaluationCollate(self.store, items)
-        rows = Rows.from_arrow(self.events.select(collate.columns)[places].to_arrow())
-        source = MemorySource(rows)
-        return BatchLoader(source, collate=collate, batch_size=_BATCH, training=False)
+        return last_event_batches(self.store, self.events[places], batch_size=_BATCH)
 
     @property
     def asked(self) -> pl.DataFrame:
@@ -81,15 +75,13 @@ class Asked:
         old_BD: Their vectors, by the old bundle.
         new_BD: The same by the new one.
         targets_B: Joint number of the item to find; 0 where no bundle knows it.
-        seen_values: Joint numbers of what they had before, packed, but for the target.
-        seen_lengths_B: The number of these.
+        seen: What they had before, by joint numbers, but for the target.
     """
 
     old_BD: Tensor
     new_BD: Tensor
     targets_B: Tensor
-    seen_values: Tensor
-    seen_lengths_B: Tensor
+    seen: Seen
 
 
 @dataclass(frozen=True)
@@ -139,8 +131,7 @@ class HeldOut:
             old_BD=_finite(self.old.scorer.user_vectors(old), who="OLD_BUNDLE"),
             new_BD=_finite(self.new.scorer.user_vectors(new), who="NEW_BUNDLE"),
             targets_B=targets_B,
-            seen_values=values[is_out][order],
-            seen_lengths_B=torch.bincount(owners, minlength=len(targets_B)),
+            seen=Seen(values[is_out][order], torch.bincount(owners, minlength=len(targets_B))),
         )
 
 
@@ -172,7 +163,7 @@ def hold_out(old: Path, new: Path, data: Path, *, folder: Path) -> HeldOut:
         of_ids = found["number"].fill_null(0).cast(pl.Int64).to_numpy().copy()
         joint_V = torch.cat([torch.zeros(1, dtype=torch.int64), torch.from_numpy(of_ids)])
         store = encode_for_scoring(scorer.schema, data, folder / str(side))
-        sides.append(Side(scorer, of_side, joint_V, store, _last_events(store)))
+        sides.append(Side(scorer, of_side, joint_V, store, last_events(store)))
     both = sides[0].asked.join(sides[1].asked, on=_USER, how="full", suffix="_new")
     targets = pl.col(_TARGET), pl.col(f"{_TARGET}_new")
     same = both.filter((targets[0] == targets[1]) | (pl.min_horizontal(*targets) == 0))
@@ -187,15 +178,6 @@ def hold_out(old: Path, new: Path, data: Path, *, folder: Path) -> HeldOut:
         old="place", new="place_new", target=pl.max_horizontal(*targets), length=lengths
     ).sort("length", "old")
     return HeldOut(sides[0], sides[1], events, len(both) - len(same))
-
-
-def _last_events(store: EncodedStore) -> pl.DataFrame:
-    items = ItemSequence.of(store.schema.feature_set)
-    wanted = evaluation_source(store, items, split=_SPLIT).columns
-    log = pl.scan_parquet(store.example_files(_SPLIT)).select(wanted)
-    place = pl.col(columns.POSITION)
-    last = log.filter(place == place.max().over(columns.USER), place > 0)
-    return last.sort(columns.USER).collect()
 
 
 def _finite(vectors_BD: Tensor, *, who: str) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from features.errors import RunConfigError
 from recsys.codes.search import CodeSearch
-from recsys.nearest.exact import Best, Candidates
+from recsys.nearest.exact import Best, Candidates, Seen
 from recsys.nearest.index import IndexKind, ItemIndex
 from recsys.nearest.two_steps import Funnel
 from recsys.retrieval.ann import index_file
@@ -35,8 +35,7 @@ class ItemSearch(Protocol):
         users_BD: Tensor,
         *,
         k: int,
-        seen_values: Tensor | None = None,
-        seen_lengths_B: Tensor | None = None,
+        seen: Seen | None = None,
     ) -> Best:
         """About the best items, with exact scores."""
         ...
@@ -46,8 +45,7 @@ class ItemSearch(Protocol):
         users_BD: Tensor,
         *,
         k: int,
-        seen_values: Tensor | None = None,
-        seen_lengths_B: Tensor | None = None,
+        seen: Seen | None = None,
     ) -> Tensor:
         """Ids (B, K) by the order of the search itself, 0 where none is left."""
         ...

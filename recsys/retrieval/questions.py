@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features import columns
 from features.errors import DataError
-from recsys.data.scoring import last_events
+from recsys.data.scoring import last_event_batches, last_events
 from recsys.data.store import EncodedStore
+from recsys.nearest.exact import Seen
 from recsys.scoring.scorer import Scorer
 from recsys.scoring.users import users_of
 
@@ -28,23 +30,16 @@ class Questions:
     Attributes:
         vectors_BD: What items are compared with.
         targets_B: Item of the last event; 0 where the bundle does not know it.
-        seen_values: Items of the events before, but the last one's, packed.
-        seen_lengths_B: Their number for each user.
+        seen: Items of the events before, but the last one's.
     """
 
     vectors_BD: Tensor
     targets_B: Tensor
-    seen_values: Tensor
-    seen_lengths_B: Tensor
+    seen: Seen
 
     def __len__(self) -> int:
         """B."""
         return len(self.targets_B)
-
-    @property
-    def seen(self) -> dict[str, Tensor]:
-        """What a search leaves out, by the names of its arguments."""
-        return {"seen_values": self.seen_values, "seen_lengths_B": self.seen_lengths_B}
 
 
 def questions(scorer: Scorer, store: EncodedStore, *, max_users: int) -> Iterator[Questions]:
@@ -58,18 +53,15 @@ def questions(scorer: Scorer, store: EncodedStore, *, max_users: int) -> Iterato
     Raises:
         DataError: there is no such user, or a vector is not finite.
     """
-    assert store.histories is not None, "sequences need a user column"
-    users = (np.diff(store.histories.offsets) > 1).nonzero()[0]
-    if not len(users):
+    events = last_events(store)
+    if not len(events):
         raise DataError("DATA: has nobody to ask, got no user of two events and more; give more")
-    spread = np.linspace(0, len(users) - 1, min(max_users, len(users))).astype(np.int64)
-    for batch in last_events(store, users=users[spread], batch_size=_AT_ONCE):
+    spread = np.linspace(0, len(events) - 1, min(max_users, len(events))).astype(np.int64)
+    chosen = events[spread].sort(columns.POSITION, columns.USER)
+    for batch in last_event_batches(store, chosen, batch_size=_AT_ONCE):
         asked = users_of(scorer, [batch])
-        owners = torch.arange(len(batch.targets_B)).repeat_interleave(asked.seen_lengths_B)
-        is_left_out = asked.seen_values != batch.targets_B[owners]
-        yield Questions(
-            asked.vectors_BD,
-            batch.targets_B,
-            asked.seen_values[is_left_out],
-            torch.bincount(owners[is_left_out], minlength=len(batch.targets_B)),
-        )
+        owners = torch.arange(len(batch.targets_B)).repeat_interleave(asked.seen.lengths_B)
+        is_left_out = asked.seen.values != batch.targets_B[owners]
+        lengths_B = torch.bincount(owners[is_left_out], minlength=len(batch.targets_B))
+        seen = Seen(asked.seen.values[is_left_out], lengths_B)
+        yield Questions(asked.vectors_BD, batch.targets_B, seen)

@@ -237,8 +237,7 @@ def _search(
         return lambda group: best_items(
             group.vectors_BD,
             k=job.places,
-            seen_values=None if job.keep_seen else group.seen_values,
-            seen_lengths_B=group.seen_lengths_B,
+            seen=None if job.keep_seen else group.seen,
         )
 
     exact = finding(partial(best_items, items=items))

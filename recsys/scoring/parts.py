@@ -158,6 +158,5 @@ class UserParts:
             users.vectors_BD,
             self._items,
             k=self._settings.places,
-            seen_values=users.seen_values,
-            seen_lengths_B=users.seen_lengths_B,
+            seen=users.seen,
         )

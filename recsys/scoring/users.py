@@ -20,7 +20,7 @@ from features.errors import DataError
 from recsys.data.scoring import user_batches
 from recsys.data.sequences import ItemSequence
 from recsys.data.store import EncodedStore
-from recsys.nearest.exact import Best
+from recsys.nearest.exact import Best, Seen
 from recsys.scoring.scorer import Scorer
 from recsys.scoring.threads import mapped, one_thread_each
 from recsys.types import Batch
@@ -41,14 +41,12 @@ class Users:
     Attributes:
         rows_B: Their history rows.
         vectors_BD: What items are compared with.
-        seen_values: Items they have had, packed.
-        seen_lengths_B: The number of these.
+        seen: Items they have had.
     """
 
     rows_B: Tensor
     vectors_BD: Tensor
-    seen_values: Tensor
-    seen_lengths_B: Tensor
+    seen: Seen
 
 
 def of_each_user(
@@ -162,5 +160,8 @@ def users_of(scorer: Scorer, batches: list[Batch]) -> Users:
             f"user vectors: are not finite, got NaN or infinity for {int(wrong)} users; allowed "
             f"numbers; train again, or export an earlier checkpoint"
         )
-    seen = torch.cat([batch.seen_values for batch in batches])
-    return Users(rows_B, vectors_BD, seen, torch.cat([b.seen_lengths_B for b in batches]))
+    seen = Seen(
+        torch.cat([batch.seen_values for batch in batches]),
+        torch.cat([batch.seen_lengths_B for batch in batches]),
+    )
+    return Users(rows_B, vectors_BD, seen)

@@ -16,7 +16,7 @@ from recsys.codes.codebook import Codebook, encoded
 from recsys.codes.fitting import fit_binariser
 from recsys.codes.packed import pack, symmetric_scores, unpacked_levels
 from recsys.codes.search import CodeSearch
-from recsys.nearest.exact import Candidates, best_items
+from recsys.nearest.exact import Candidates, Seen, best_items
 from recsys.retrieval.ann import recall
 
 
@@ -120,15 +120,13 @@ def test_codes_leave_out_what_may_not_be_given(fitted):
     codes, vectors_VD, users_BD = fitted
     allowed_V = torch.arange(1500) % 5 == 0
     items = Candidates.of(vectors_VD, allowed_V=allowed_V)
-    seen = {
-        "seen_values": torch.arange(0, 300, 3).repeat(len(users_BD)),
-        "seen_lengths_B": torch.full((len(users_BD),), 100),
-    }
+    had = torch.arange(0, 300, 3).repeat(len(users_BD))
+    seen = Seen(had, torch.full((len(users_BD),), 100))
     search = CodeSearch(items, codebook=codes)
     for k in (7, 400):  # of 299 allowed, 20 of them seen
         for ids_BK in (
-            search.first_step(users_BD, k=k, **seen),
-            search.best_items(users_BD, k=k, **seen).ids_BK,
+            search.first_step(users_BD, k=k, seen=seen),
+            search.best_items(users_BD, k=k, seen=seen).ids_BK,
         ):
             wanted = [i for i in range(5, 1500, 5) if i % 3 or i >= 300]
             assert ids_BK.shape == (len(users_BD), min(k, 299))
