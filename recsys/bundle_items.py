@@ -5,7 +5,7 @@ V items, the out-of-vocabulary id 0 included · D width · A items of the catalo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,14 +100,14 @@ def item_names(schema: FeatureSchema, *, where: str = "") -> pl.Series:
 
 
 def common_items(
-    old: BundleItems, names: pl.Series, *, width: int, has_bias: bool, option: str
+    old: BundleItems, names: pl.Series, *, widths: Sequence[int], has_bias: bool, option: str
 ) -> Tensor:
     """Ids in an older bundle (A,) of the items of a model that is to be compatible with it.
 
     Args:
         old: Items of the older one.
         names: Raw ids of the model's items, from id 1 on.
-        width: Of the model's vectors.
+        widths: At which the first numbers of the model's vectors serve alone, all of them last.
         has_bias: Whether the model adds a bias to the score of each item.
         option: Who asks for it, for messages.
 
@@ -118,7 +118,7 @@ def common_items(
         RunConfigError: vectors of the two cannot be compared, or they have no item in common.
     """
     ids_A = old.ids_of(names.cast(pl.String))
-    mistakes = list(_unlike(old, width=width, has_bias=has_bias, option=option))
+    mistakes = list(_unlike(old, widths=widths, has_bias=has_bias, option=option))
     if not ids_A.any():
         mistakes.append(
             f"{option}: knows none of the items, got raw ids such as "
@@ -130,12 +130,17 @@ def common_items(
     return ids_A
 
 
-def _unlike(old: BundleItems, *, width: int, has_bias: bool, option: str) -> Iterator[str]:
+def _unlike(
+    old: BundleItems, *, widths: Sequence[int], has_bias: bool, option: str
+) -> Iterator[str]:
     old_width = old.vectors_VD.shape[1]
-    if width != old_width:
+    if old_width not in widths:
+        is_wider = old_width < widths[-1]
+        or_wider = f", or train with {old_width} among model.prefix_widths" if is_wider else ""
         yield (
-            f"{option}: has vectors of another width, got {width} numbers, and {old_width} in the "
-            f"bundle; allowed {old_width}; set the width of the item feature to it"
+            f"{option}: has vectors of another width, got {', '.join(map(str, widths))} numbers, "
+            f"and {old_width} in the bundle; allowed {old_width}; set the width of the item "
+            f"feature to it{or_wider}"
         )
     if has_bias != old.has_bias:
         words: Mapping[bool, str] = {True: "a bias of each item", False: "none"}

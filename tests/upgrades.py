@@ -17,7 +17,7 @@ OLD = SEQUENCE.replace(
 
 def two_generations(directory):
     """`old` knows only frequent items; `new` knows all; both train the same encoders."""
-    train(directory / "old", ["BERT4Rec"], features=OLD)  # which has a bias for each item
+    train(directory / "old", ["BERT4Rec", "SASRec"], features=OLD)  # the first has a bias of items
     train(directory / "new", ["BERT4Rec", "SASRec"], features=SEQUENCE)
     return directory
 

@@ -88,7 +88,7 @@ def align(task: Task, older: Path, *, width: int | None) -> Alignment:
     ids_V = common_items(
         old,
         item_names(task.schema),
-        width=vectors_VD.shape[1],
+        widths=vectors_VD.shape[1:],
         has_bias=task.encoder.item_bias_V is not None,
         option=OPTION,
     )

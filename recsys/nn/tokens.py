@@ -184,3 +184,16 @@ def is_first(lengths_B: Tensor) -> Tensor:
     is_first_L = torch.zeros(int(lengths_B.sum()), dtype=torch.bool, device=lengths_B.device)
     is_first_L[(lengths_B.cumsum(0) - lengths_B)[lengths_B > 0]] = True
     return is_first_L
+
+
+def count_within(wanted_L: Tensor, lengths_B: Tensor) -> Tensor:
+    """Wanted tokens of each sequence.
+
+    Args:
+        wanted_L: Which are.
+        lengths_B: Tokens of each.
+    """
+    owner_L = torch.arange(len(lengths_B), device=wanted_L.device).repeat_interleave(
+        lengths_B, output_size=len(wanted_L)
+    )
+    return torch.bincount(owner_L[wanted_L], minlength=len(lengths_B))

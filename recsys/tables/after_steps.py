@@ -15,7 +15,7 @@ def after_steps(embedder: Embedder) -> tuple[AfterStep, ...]:
     Args:
         embedder: Holds the values that training begins with, or goes on from.
     """
-    found = [scheme.after_steps(parts) for scheme, parts in _parts(embedder)]
+    found = [scheme.after_steps(parts) for scheme, parts in parts_of(embedder)]
     return tuple(each for each in found if each is not None)
 
 
@@ -25,11 +25,16 @@ def before_views(embedder: Embedder) -> tuple[BeforeView, ...]:
     Args:
         embedder: As `after_steps` gets it.
     """
-    found = [scheme.before_views(parts) for scheme, parts in _parts(embedder)]
+    found = [scheme.before_views(parts) for scheme, parts in parts_of(embedder)]
     return tuple(each for each in found if each is not None)
 
 
-def _parts(embedder: Embedder) -> Iterator[tuple[Scheme, list[Part]]]:
+def parts_of(embedder: Embedder) -> Iterator[tuple[Scheme, list[Part]]]:
+    """What this rank holds of each scheme's tables, to be changed in place.
+
+    Args:
+        embedder: Sharded or not.
+    """
     weights = {**embedder.replicated.weights, **dict(sharded_weights(embedder))}
     for scheme in embedder.schemes.values():
         assert isinstance(scheme, Scheme)

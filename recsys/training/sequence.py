@@ -20,14 +20,16 @@ from recsys.losses import FullSoftmax, SampledLoss
 from recsys.metrics import CatalogueMetrics, rank_targets, remove_seen, top_k
 from recsys.nn.candidates import sampled_logits
 from recsys.nn.catalogue import catalogue_scores
-from recsys.nn.tokens import Tokens, is_first, is_last
+from recsys.nn.tokens import Tokens, count_within, is_first, is_last
 from recsys.protocols import SequenceEncoder, SequenceLoss
 from recsys.tables.config import TablesConfig
 from recsys.tables.hashing import salt
 from recsys.tables.logical import OUTPUT, LogicalTable, logical_tables, with_output
+from recsys.tables.scheme import AfterStep
+from recsys.training.kept_items import KeptItems
 from recsys.training.masks import cloze_masks, token_chances
 from recsys.training.negatives import ItemPopularity, draw_negatives
-from recsys.training.older_items import OPTION, OlderItems, weight_mistakes
+from recsys.training.older_items import OPTION, CompatibleWith, PulledItems
 from recsys.training.sequence_features import check_features, check_prefix_widths
 from recsys.training.task import OptimizerFactory, SchedulerFactory, Task
 from recsys.types import Batch, FieldLayout, Jagged
@@ -58,9 +60,8 @@ class SequenceTask(Task):
             the sequence needs `times`.
         prefix_widths: Widths at which the first numbers of vectors are to serve alone: the loss is
             the sum of those at each, and at the full width.
-        compatible_with: Older bundle whose vectors items of the same raw ids are pulled to, so that
-            its index serves this model's users. None: none.
-        compatibility_weight: Of that pull, the mean of 1 - cosine, beside the loss.
+        compatible_with: Older bundle whose vectors items of the same raw ids stay at or near, so
+            that its index serves this model's users. None: none.
         ks: Lengths of the lists that are evaluated; the last one picks the best checkpoint.
         seed: Of layers, dropout, masks and negatives.
 
@@ -85,8 +86,7 @@ class SequenceTask(Task):
         last_only_share: float = 0.1,
         shuffle_ties: bool = False,
         prefix_widths: tuple[int, ...] = (),
-        compatible_with: str | None = None,
-        compatibility_weight: float = 5.0,
+        compatible_with: CompatibleWith | None = None,
         ks: tuple[int, ...] = (10,),
         seed: int = 0,
     ) -> None:
@@ -100,7 +100,6 @@ class SequenceTask(Task):
             mistakes.append(
                 f"model.item_output: is unknown, got {item_output!r}; allowed tied, separate"
             )
-        mistakes += weight_mistakes(compatibility_weight)
         if mistakes:
             raise RunConfigError(mistakes)
         self.encoder_factory = encoder
@@ -111,8 +110,8 @@ class SequenceTask(Task):
         self.shuffle_ties = shuffle_ties
         self.prefix_widths = prefix_widths
         self.compatible_with = compatible_with
-        self.compatibility_weight = compatibility_weight
-        self.older_items: OlderItems | None = None
+        self.pulled_items: PulledItems | None = None
+        self.kept_items: KeptItems | None = None
         self._older: BundleItems | None = None
         self.ks = ks
         self.popularity: ItemPopularity | None = None
@@ -168,7 +167,7 @@ class SequenceTask(Task):
     def check_inputs(self) -> None:
         """Read the older bundle, where there is one."""
         if self.compatible_with is not None:
-            self._older = items_of_bundle(Path(self.compatible_with), option=OPTION)
+            self._older = items_of_bundle(Path(self.compatible_with.bundle), option=OPTION)
 
     def check_settings(self, trainer: Trainer) -> None:
         """Refuse what would train wrongly without a word, and losses that the tables cannot serve.
@@ -182,13 +181,20 @@ class SequenceTask(Task):
             raise RunConfigError(mistake)
         if self._older is None:
             self.check_inputs()
-        if self._older is not None and self.older_items is None:
-            self.older_items = OlderItems(
-                self._older,
-                item_names(self.schema),
-                width=self.widths[-1],
-                has_bias=self.encoder.item_bias_V is not None,
-                weight=self.compatibility_weight,
+        if self._older is not None:
+            self._take_older(self._older)
+
+    def _take_older(self, older: BundleItems) -> None:
+        assert self.compatible_with is not None
+        names, has_bias = item_names(self.schema), self.encoder.item_bias_V is not None
+        if self.compatible_with.how == "keep":
+            kept = KeptItems.of(older, names, widths=self.widths, has_bias=has_bias)
+            kept.check(self.embedder, key=self.candidates_key)
+            self.kept_items = kept
+        elif self.pulled_items is None:
+            weight = self.compatible_with.weight
+            self.pulled_items = PulledItems(
+                older, names, widths=self.widths, has_bias=has_bias, weight=weight
             )
 
     def on_fit_start(self) -> None:
@@ -197,6 +203,14 @@ class SequenceTask(Task):
         if isinstance(self.loss, SampledLoss) and self.loss.negatives_from == "popularity":
             counts_V = self.trainer.datamodule.item_counts()  # pyright: ignore[reportAttributeAccessIssue]
             self.popularity = ItemPopularity(torch.from_numpy(counts_V)).to(self.device)
+
+    def after_steps(self) -> tuple[AfterStep, ...]:
+        """What schemes want, and that kept items stay where they are."""
+        if self.kept_items is None:
+            return super().after_steps()
+        give_back = self.kept_items.after_step(self.embedder, key=self.candidates_key)
+        give_back(self.global_step)
+        return (*super().after_steps(), give_back)
 
     @property
     def monitor(self) -> str:
@@ -235,8 +249,8 @@ class SequenceTask(Task):
                 inputs, wanted_L, targets_M, batch.users_B, tokens.lengths_B
             )
         loss = loss * self._share((targets_M > 0).sum())
-        if self.older_items is not None:
-            pull, count = self.older_items(items, ids)
+        if self.pulled_items is not None:
+            pull, count = self.pulled_items(items, ids)
             loss = loss + pull * self._share(count)
         self.log_loss(loss, num_examples=len(batch))
         return self.with_penalty(loss)
@@ -272,7 +286,7 @@ class SequenceTask(Task):
         And the vectors and ids of all of these.
         """
         assert isinstance(self.loss, SampledLoss)
-        counts_B = _count(wanted_L, lengths_B)
+        counts_B = count_within(wanted_L, lengths_B)
         negatives = draw_negatives(
             users_B,
             counts_B,
@@ -388,11 +402,3 @@ class SequenceTask(Task):
         metrics = self.metrics[f"on_{split}"]
         assert isinstance(metrics, CatalogueMetrics)
         return metrics
-
-
-def _count(wanted_L: Tensor, lengths_B: Tensor) -> Tensor:
-    """Wanted tokens of each sequence."""
-    owner_L = torch.arange(len(lengths_B), device=wanted_L.device).repeat_interleave(
-        lengths_B, output_size=len(wanted_L)
-    )
-    return torch.bincount(owner_L[wanted_L], minlength=len(lengths_B))

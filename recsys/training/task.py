@@ -193,8 +193,12 @@ class Task(LightningModule, ABC):
             RunConfigError: training would end before a table is what the feature file asks for.
         """
         self._check_length(self.trainer.estimated_stepping_batches)
-        self._after_steps = after_steps(self.embedder)
+        self._after_steps = self.after_steps()
         self._before_views = before_views(self.embedder)
+
+    def after_steps(self) -> tuple[AfterStep, ...]:
+        """What is done after every step of the optimiser, from these values on."""
+        return after_steps(self.embedder)
 
     def optimizer_step(
         self,

@@ -10,18 +10,21 @@ import pytest
 import torch
 import yaml
 from commands import train_command
+from test_score_sequences import SEQUENCE
 from training.runs import data_module
 from upgrades import bundle_of, edit_manifest
 
 from features.errors import RunConfigError
 from models import SASRec
-from recsys.bundle_items import BundleItems, items_of_bundle
+from recsys.bundle_items import BundleItems, item_names, items_of_bundle
 from recsys.checkpoint import read_manifest
 from recsys.losses import FullSoftmax, SampledSoftmax
 from recsys.scoring.scorer import Scorer
 from recsys.tables.config import TablesConfig
+from recsys.tables.scheme import Part, PhysicalTable
 from recsys.trained import load_task
-from recsys.training.older_items import OlderItems
+from recsys.training.kept_items import KeptItems
+from recsys.training.older_items import CompatibleWith, PulledItems
 from recsys.training.sequence import SequenceTask
 
 NAMES = pl.Series(["a", "b", "c", None])
@@ -30,7 +33,7 @@ OLDER = BundleItems(pl.Series(["c", "x", "a"]), torch.arange(8.0).view(4, 2).cos
 
 # ----------------------------------------------------------------------------------- the term
 def test_the_mean_over_known_items_by_hand():
-    older = OlderItems(OLDER, NAMES, width=2, has_bias=False, weight=3.0)
+    older = PulledItems(OLDER, NAMES, widths=[2], has_bias=False, weight=3.0)
     ids_N = torch.tensor([1, 0, 3, 2, 3, 4])
     items_ND = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
     loss, count = older(items_ND, ids_N)
@@ -47,7 +50,7 @@ def test_the_mean_over_known_items_by_hand():
 
 
 def test_no_known_item_in_a_step():
-    older = OlderItems(OLDER, NAMES, width=2, has_bias=False, weight=3.0)
+    older = PulledItems(OLDER, NAMES, widths=[2], has_bias=False, weight=3.0)
     loss, count = older(torch.zeros(2, 2, requires_grad=True), torch.tensor([0, 2]))
     assert (loss.item(), count.item()) == (0, 0)
     loss.backward()
@@ -57,16 +60,18 @@ def test_no_known_item_in_a_step():
 
 def test_all_mistakes_of_two_catalogues_at_once():
     with pytest.raises(RunConfigError) as raised:
-        OlderItems(OLDER, pl.Series([7, 8]), width=4, has_bias=True, weight=1.0)
+        PulledItems(OLDER, pl.Series([7, 8]), widths=[4], has_bias=True, weight=1.0)
     width, bias, names = raised.value.mistakes
-    assert width.startswith("model.compatible_with: has vectors of another width, got 4 numbers")
+    assert width.startswith(
+        "model.compatible_with.bundle: has vectors of another width, got 4 numbers"
+    )
     assert "got a bias of each item, and none in the bundle" in bias
     assert "knows none of the items, got raw ids such as 7, 8 and, of the bundle, 'c', 'x'" in names
 
 
 def built_task(generations, *, loss, dense_max_bytes=10**9, bundle=None, rank=0, world_size=1):
     data = data_module(generations / "new", "sequence", batch_size=16)
-    settings = {} if bundle is None else {"compatible_with": str(bundle)}
+    settings = {} if bundle is None else {"compatible_with": CompatibleWith(bundle=str(bundle))}
     tables = TablesConfig(dense_max_bytes=dense_max_bytes)
     encoder = partial(SASRec, dropout=0.0)
     task = SequenceTask(encoder=encoder, tables=tables, loss=loss, ks=(4,), **settings)
@@ -146,7 +151,7 @@ def cosines(bundle, checkpoint):
 def test_a_run_ends_near_the_older_items_and_needs_their_bundle_no_more(generations, tmp_path):
     bundle = shutil.copytree(bundle_of(generations, "new", "SASRec"), tmp_path / "older")
     seed = ("--seed_everything", 7, "--trainer.max_epochs", 6)
-    file = run_file(generations, tmp_path, compatible_with=str(bundle), compatibility_weight=50.0)
+    file = run_file(generations, tmp_path, compatible_with={"bundle": str(bundle), "weight": 50.0})
     assert train_command("fit", "-c", file, *seed) == 0
     assert (
         train_command("fit", "-c", run_file(generations, tmp_path), *seed, "--run.name", "anew")
@@ -158,12 +163,88 @@ def test_a_run_ends_near_the_older_items_and_needs_their_bundle_no_more(generati
     )
     assert near > 0.9 > 0.5 > apart
     config = json.loads((tmp_path / "runs" / "upgraded" / "config.json").read_text())
-    assert config["model"]["init_args"]["compatible_with"] == str(bundle)
+    assert config["model"]["init_args"]["compatible_with"]["bundle"] == str(bundle)
     shutil.rmtree(bundle)
     kept = bundle_of(generations, "new", "SASRec")
     assert cosines(kept, tmp_path / "runs" / "upgraded" / "checkpoints" / "last.ckpt").mean() > 0.9
-    file = run_file(generations, tmp_path, compatible_with=str(bundle))
+    file = run_file(generations, tmp_path, compatible_with={"bundle": str(bundle)})
     assert train_command("test", "-c", file) == 0
+
+
+# ------------------------------------------------------------------------------ freeze and extend
+WIDER = SEQUENCE.replace("dim: 8", "dim: 12")
+KEEP_CASES = {
+    "full softmax": {},
+    "weight decay": {
+        "optimizer": {
+            "class_path": "torch.optim.Adam",
+            "init_args": {"lr": 0.01, "weight_decay": 0.1},
+        }
+    },
+    "sharded": {
+        "loss": {"class_path": "SampledSoftmax", "init_args": {"num_negatives": 5}},
+        "tables": {"dense_max_bytes": 0},
+    },
+    "separate": {"item_output": "separate"},
+}
+
+
+@pytest.mark.parametrize("case", KEEP_CASES)
+def test_kept_items_stay_to_the_bit_and_new_ones_learn(generations, tmp_path, case):
+    older = bundle_of(generations, "old", "SASRec")
+    keep = {"bundle": str(older), "how": "keep"}
+    file = run_file(generations, tmp_path, compatible_with=keep, **KEEP_CASES[case])
+    assert train_command("fit", "-c", file, "--trainer.max_epochs", 2) == 0
+    checkpoint = tmp_path / "runs" / "upgraded" / "checkpoints" / "last.ckpt"
+    task = load_task(checkpoint, read_manifest(checkpoint))
+    old = items_of_bundle(older, option="")
+    ids_V = old.ids_of(item_names(task.schema).cast(pl.String))
+    is_old_V = ids_V > 0
+    assert 0 < is_old_V.sum() < len(is_old_V) - 1
+    torch.testing.assert_close(
+        task.item_vectors_VD()[is_old_V], old.vectors_VD[ids_V[is_old_V]], rtol=0, atol=0
+    )
+    begun = SequenceTask(encoder=SASRec, item_output=task.item_output)
+    begun.build(task.schema)
+    begun.embedder.materialize()
+    is_new_V = ~is_old_V
+    is_new_V[0] = False
+    moved_V = (task.item_vectors_VD() - begun.item_vectors_VD())[is_new_V].abs().sum(1)
+    assert (moved_V > 0).all()
+
+
+def test_wider_items_keep_their_first_numbers(generations, tmp_path):
+    older = bundle_of(generations, "new", "SASRec")
+    file = run_file(
+        generations,
+        tmp_path,
+        compatible_with={"bundle": str(older), "how": "keep"},
+        prefix_widths=[8],
+    )
+    features = tmp_path / "wider.yaml"
+    features.write_text(WIDER)
+    assert train_command("fit", "-c", file, "--data.features", features) == 0
+    checkpoint = tmp_path / "runs" / "upgraded" / "checkpoints" / "last.ckpt"
+    found_VD = load_task(checkpoint, read_manifest(checkpoint)).item_vectors_VD()
+    old = items_of_bundle(older, option="")
+    assert found_VD.shape == (len(old.vectors_VD), 12)
+    assert found_VD[1:, :8].equal(old.vectors_VD[1:])
+    assert found_VD[:, 8:].abs().min() > 0
+
+
+def test_rows_that_items_cannot_keep(generations, tmp_path, capsys):
+    older = bundle_of(generations, "new", "SASRec")
+    features = tmp_path / "hashed.yaml"
+    hashed = SEQUENCE.replace(
+        "item_id, kind: categorical}", "item_id, kind: categorical, table: t}"
+    )
+    features.write_text(f"{hashed}tables: {{t: {{scheme: hash, rows: 9}}}}\n")
+    keep = {"bundle": str(older), "how": "keep"}
+    file = run_file(generations, tmp_path, compatible_with=keep)
+    assert train_command("fit", "-c", file, "--data.features", features) == 2
+    assert "tables.t.scheme: items keep their vectors in rows of their own, got hash" in (
+        capsys.readouterr().err
+    )
 
 
 MISTAKES = {
@@ -185,15 +266,37 @@ def test_mistakes_come_before_anything_is_written(generations, tmp_path, capsys,
         (older / "manifest.json").write_text("{")
     else:
         edit_manifest(older, **edit)
-    file = run_file(generations, tmp_path, compatible_with=str(older))
+    file = run_file(generations, tmp_path, compatible_with={"bundle": str(older)})
     assert train_command("fit", "-c", file) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("model.compatible_with: ")
+    assert line.startswith("model.compatible_with.bundle: ")
     assert says in line
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_weights_that_are_none(weight):
-    with pytest.raises(RunConfigError, match=r"model\.compatibility_weight: is no weight, got"):
-        SequenceTask(encoder=SASRec, compatibility_weight=weight)
+    with pytest.raises(RunConfigError, match=r"model\.compatible_with\.weight: is no weight, got"):
+        CompatibleWith(bundle="b", weight=weight)
+
+
+def test_ways_that_are_none_and_biases_that_would_move():
+    with pytest.raises(RunConfigError, match=r"how: is unknown, got 'hold'; allowed pull, keep"):
+        CompatibleWith(bundle="b", how="hold")
+    older = BundleItems(OLDER.names, OLDER.vectors_VD, True)
+    with pytest.raises(RunConfigError, match="got keep for an encoder with a bias of each item"):
+        KeptItems.of(older, NAMES, widths=[2], has_bias=True)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (2, 0), (0, 1), (1, 2), (9, 0)])
+def test_a_part_of_a_table_gets_what_belongs_there(place):
+    """Against a whole table: old vectors in rows 5 + id, first numbers of 3."""
+    row, column = place
+    kept = KeptItems(torch.tensor([1, 3]), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    whole = torch.zeros(20, 3)
+    whole[[6, 8], :2] = kept.vectors_KD
+    table = PhysicalTable("items", num_rows=20, dim=3)
+    part = Part(table, torch.zeros(4, 3)[:, column:], row + 3, column)
+    for values, rows, vectors in kept._pieces(part, kept.ids_K + 5):
+        values[rows] = vectors
+    assert part.values.equal(whole[row + 3 : row + 7, column:])
