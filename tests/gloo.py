@@ -8,6 +8,9 @@ import warnings
 
 import torch
 import torch.distributed as dist
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+from recsys.tables.plan import local_parts
 
 
 def run_processes(world_size, function, directory, *args):
@@ -41,3 +44,13 @@ def _enter(rank, world_size, rendezvous, results, function, args):
         dist.destroy_process_group()
     except BaseException:
         results.put((rank, ("error", f"rank {rank}: {traceback.format_exc()}")))
+
+
+def whole(weight):
+    """A table, sharded or not, on every rank."""
+    full = torch.zeros(weight.size())
+    for part, row, column in local_parts(weight):
+        full[row : row + part.shape[0], column : column + part.shape[1]] = part
+    if isinstance(weight, ShardedTensor):
+        dist.all_reduce(full)
+    return full.numpy()

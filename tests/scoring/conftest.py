@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from bundles import train, write_data
+from test_score_sequences import SEQUENCE
 
 WITHOUT_HISTORIES = """
 sources:
@@ -31,15 +32,6 @@ WITH_HISTORIES = (
      where: "device = 'mobile'"}
 """
 )
-SEQUENCE = """
-sources: {events: events.parquet}
-entity: {user: user_id, item: item_id, time: timestamp}
-split: {kind: leave_one_out}
-defaults: {dim: 8}
-features:
-  - {name: item_id, kind: categorical}
-  - {name: history, kind: sequence, of: item_id, max_length: 6}
-"""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from gloo import run_processes
+from gloo import run_processes, whole
 from tables.conftest import reader
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.errors import FeatureConfigError
@@ -16,7 +15,7 @@ from recsys.tables.config import FusedOptimizer, TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.initial import initial_rows
 from recsys.tables.logical import LogicalTable
-from recsys.tables.plan import local_parts, shard
+from recsys.tables.plan import shard
 from recsys.tables.schemes import build_scheme
 from recsys.types import Batch
 
@@ -218,15 +217,6 @@ def _steps(model, module, trained, rank=0, world_size=1):
     scheme = module.embedder.schemes["t"]
     assert int(scheme.num_clusterings) == 2
     return whole(weight), {n: scheme.clusters(n).numpy() for n in NUM_IDS}
-
-
-def whole(weight):
-    full = torch.zeros(weight.size())
-    for part, row, column in local_parts(weight):
-        full[row : row + part.shape[0], column : column + part.shape[1]] = part
-    if isinstance(weight, ShardedTensor):
-        dist.all_reduce(full)
-    return full.numpy()
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -5,10 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from gloo import run_processes
+from gloo import run_processes, whole
 from tables.conftest import reader
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.errors import CheckpointMismatchError, FeatureConfigError
@@ -19,7 +17,7 @@ from recsys.tables.embedder import Embedder
 from recsys.tables.initial import initial_rows
 from recsys.tables.logical import LogicalTable
 from recsys.tables.packing import packed, unpack_into
-from recsys.tables.plan import local_parts, shard
+from recsys.tables.plan import shard
 from recsys.tables.schemes import build_scheme
 from recsys.types import Batch
 
@@ -173,15 +171,6 @@ def _steps(model, module, trained, batch_of, world_size=1):
         [weight] = module.embedder.state_dict().values()
         found.append(whole(weight))
     return found
-
-
-def whole(weight):
-    full = torch.zeros(weight.size())
-    for part, row, column in local_parts(weight):
-        full[row : row + part.shape[0], column : column + part.shape[1]] = part
-    if isinstance(weight, ShardedTensor):
-        dist.all_reduce(full)
-    return full.numpy()
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

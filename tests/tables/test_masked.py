@@ -6,10 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from gloo import run_processes
+from gloo import run_processes, whole
 from tables.conftest import reader
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.errors import FeatureConfigError
@@ -21,7 +19,7 @@ from recsys.tables.embedder import Embedder
 from recsys.tables.initial import initial_rows
 from recsys.tables.logical import LogicalTable
 from recsys.tables.packing import packed, unpack_into
-from recsys.tables.plan import local_parts, shard
+from recsys.tables.plan import shard
 from recsys.tables.schemes import build_scheme
 from recsys.types import Batch
 
@@ -341,15 +339,6 @@ def _steps(model, module, own, batch_of):
     if hasattr(scheme, "is_finished"):
         found["is_finished"] = np.float32(scheme.is_finished)
     return found
-
-
-def whole(weight):
-    full = torch.zeros(weight.size())
-    for part, row, column in local_parts(weight):
-        full[row : row + part.shape[0], column : column + part.shape[1]] = part
-    if isinstance(weight, ShardedTensor):
-        dist.all_reduce(full)
-    return full.numpy()
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from gloo import run_processes
+from gloo import run_processes, whole
 from safetensors.torch import save_file
 from tables.conftest import reader
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.errors import RunConfigError
@@ -19,7 +17,7 @@ from recsys.tables.grid import Grid
 from recsys.tables.initial import initial_rows
 from recsys.tables.logical import LogicalTable
 from recsys.tables.packing import packed, unpack_into
-from recsys.tables.plan import local_parts, shard
+from recsys.tables.plan import shard
 from recsys.tables.rounding import LEARNING_RATE, Rounding, step_gradients
 from recsys.tables.scheme import Part, PhysicalTable
 from recsys.types import Batch
@@ -273,15 +271,6 @@ def _steps(model, module, trained, batch_of, *, world_size=1):
         tables = module.embedder.state_dict().items()
         found.append({n.split(".")[-2:][n.startswith("rep")]: whole(t) for n, t in tables})
     return found
-
-
-def whole(weight):
-    full = torch.zeros(weight.size())
-    for part, row, column in local_parts(weight):
-        full[row : row + part.shape[0], column : column + part.shape[1]] = part
-    if isinstance(weight, ShardedTensor):
-        dist.all_reduce(full)
-    return full.numpy()
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
