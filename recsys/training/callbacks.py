@@ -83,7 +83,24 @@ class EpochLines(Callback):
         print(f"epoch {trainer.current_epoch}  {elapsed_s:.0f} s  {values}{eta}", flush=True)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class _Checkpoint(ModelCheckpoint):
+    """A kind of checkpoint that a run has one of, wherever its folder lies by now."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what was best, also where the run's folder was moved since."""
+        here, best = Path(self.dirpath or ""), Path(state_dict["best_model_path"])
+        if state_dict["dirpath"] != self.dirpath and (here / best.name).exists():
+            # Of another place Lightning would forget the best score, and keep a worse checkpoint.
+            paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+            state_dict |= {"dirpath": self.dirpath} | {
+                name: str(here / Path(state_dict[name]).name) for name in paths if state_dict[name]
+            }
+            scores = state_dict["best_k_models"].items()
+            state_dict["best_k_models"] = {str(here / Path(path).name): v for path, v in scores}
+        super().load_state_dict(state_dict)
+
+
+class BestCheckpoint(_Checkpoint):
     """Keeps the checkpoint of the best validation, of those that count."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,7 +114,7 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(_Checkpoint):
     """Keeps the checkpoint to go on from, after some steps or at every validation.
 
     That of the very last step waits for the validation behind it, which a run resumed at its end

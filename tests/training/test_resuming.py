@@ -10,6 +10,7 @@ from migration.made import schema
 from features.errors import CheckpointMismatchError, RunConfigError
 from recsys.checkpoint import MODEL, Manifest, read_tensors, recovered, write_checkpoint
 from recsys.checkpoint_sums import SUMS, check_sums
+from recsys.training.callbacks import BestCheckpoint
 from recsys.training.resuming import newest_whole, resumed_checkpoint
 
 SCHEMA = schema("features: [{name: color, kind: categorical}]")
@@ -108,3 +109,24 @@ def test_every_file_has_its_hash(tmp_path):
     last = write(tmp_path, "last.ckpt", 12)
     found = {str(f.relative_to(last)) for f in last.rglob("*") if f.is_file()}
     assert json.loads((last / SUMS).read_text()).keys() == found - {SUMS}
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_best_score_moves_with_the_folder(tmp_path, is_there):
+    """Else the first validation after a move would replace a better checkpoint."""
+    before, after = tmp_path / "runs" / "a", tmp_path / "elsewhere" / "b"
+    saved = BestCheckpoint(dirpath=before, filename="best", monitor="auc", mode="max").state_dict()
+    best, score = str(before / "best.ckpt"), torch.tensor(0.8)
+    saved |= {"best_model_score": score, "best_model_path": best, "kth_best_model_path": best}
+    saved |= {"kth_value": score, "best_k_models": {best: score}, "dirpath": str(before)}
+    resumed = BestCheckpoint(dirpath=str(after), filename="best", monitor="auc", mode="max")
+    if is_there:
+        (after / "best.ckpt").mkdir(parents=True)
+        resumed.load_state_dict(saved)
+        assert resumed.best_model_score == score
+        assert resumed.best_k_models == {str(after / "best.ckpt"): score}
+        assert resumed.kth_best_model_path == resumed.best_model_path == str(after / "best.ckpt")
+    else:  # the run that began elsewhere has none here: its own first one is the best
+        with pytest.warns(UserWarning, match="The dirpath has changed"):
+            resumed.load_state_dict(saved)
+        assert resumed.best_model_score is None
