@@ -146,6 +146,35 @@ def test_id_checks_runs():
     assert [line.split()[0] for line in ran.stdout.splitlines()[1:]] == ["8", "16"]
 
 
+def test_the_tables_of_the_trainer_have_medians_of_ratios_and_milliseconds(benchmark):
+    cost = benchmark("trainer_cost")
+    turns = [(0.2, 0.4, 0.1, 0.1), (0.4, 0.4, 0.4, 0.1), (0.6, 0.4, 0.1, 0.8)]
+    case = {
+        "model": "DCNv2 64-32",
+        "batch_size": 1024,
+        "steps": 100,
+        "rounds": [{"trainer_s": t[:2], "bare_s": t[2:]} for t in turns],
+        "parts": [{"backward": s, "logging": 0.1} for s in (0.3, 0.5, 0.4)],
+    }
+    # By the clock 2, 1 and 6; of the processor 4, 4 and 0.5.
+    expected = "| DCNv2 64-32 | 1,024 | 1.00 | 4.00 | 2.00 | 4.00 |"
+    assert cost.ratio_lines([case])[2:] == [expected]
+    lines = cost.parts_lines([case])
+    assert lines[2:4] == ["| backward | 4.000 |", "| logging | 1.000 |"]
+    assert len(lines) == 6
+
+
+def test_trainer_cost_runs(tmp_path):
+    ran = run_benchmark("trainer_cost", "--quick", "--json", tmp_path / "figures.json")
+    assert ran.returncode == 0, ran.stderr
+    [case] = json.loads((tmp_path / "figures.json").read_text())["cases"]
+    [turns], [parts] = case["rounds"], case["parts"]
+    assert turns["trainer_s"][0] > 0 < turns["bare_s"][0]
+    expected = {"forward and loss", "backward", "optimiser", "looking at ids", "logging"}
+    assert expected <= parts.keys()
+    assert all(seconds >= 0 for seconds in parts.values())
+
+
 def run_benchmark(name, *arguments):
     return subprocess.run(
         [sys.executable, REPOSITORY / "benchmarks" / f"{name}.py", *arguments],

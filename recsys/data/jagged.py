@@ -144,8 +144,11 @@ def check_ids(ids: Sequence[Ids]) -> None:
 def _is_beyond(item: Ids) -> bool:
     if not len(item.values):
         return False
-    highest, lowest = int(item.values.max()), int(item.values.min())
-    return lowest < 0 or (item.num_ids is not None and highest >= item.num_ids)
+    # As unsigned numbers, negative ones are beyond every limit: one pass finds both mistakes.
+    values = item.values
+    highest = int(values.view(f"u{values.itemsize}").max())
+    num_values = 1 << 8 * values.itemsize - int(values.dtype.kind == "i")  # from 0
+    return highest >= min(num_values, num_values if item.num_ids is None else item.num_ids)
 
 
 def _first_unknown(item: Ids) -> UnknownId:

@@ -24,6 +24,8 @@ from recsys.types import Batch
 
 # Enough to ride out a garbage collection or a slow batch; more only takes memory.
 _PREFETCHED = 4
+# Rows that are taken from the lanes at once: enough that small batches cost no more per row.
+_BLOCK_ROWS = 4096
 _MEND = "delete the store, and it is built again"
 
 
@@ -209,6 +211,9 @@ class EpochReader:
         self._collate = collate
         self._lane_batch = lane_batch
         self._training = training
+        self._batches_per_block = max(1, _BLOCK_ROWS // (lane_batch * max(1, self._num_own)))
+        self._block_number = -1
+        self._block: Rows | None = None
 
     def batch(self, number: int) -> Batch:
         """One batch of this rank."""
@@ -219,6 +224,26 @@ class EpochReader:
 
     def rows(self, number: int) -> Rows:
         """The rows of one batch of this rank."""
+        block_number, place = divmod(number, self._batches_per_block)
+        end = (block_number + 1) * self._batches_per_block * self._lane_batch
+        if self._batches_per_block == 1 or end > self._lengths.min():
+            return self._single(number)
+        if block_number != self._block_number:
+            self._block, self._block_number = self._read_block(block_number), block_number
+        assert self._block is not None
+        size = self._lane_batch * self._num_own
+        return self._block.slice(place * size, (place + 1) * size)
+
+    def _read_block(self, number: int) -> Rows:
+        """The rows of some batches, batch after batch; all lanes have that many."""
+        size = self._batches_per_block * self._lane_batch
+        lanes = [reader.read(number * size, (number + 1) * size) for reader in self._readers]
+        rows = Rows.concatenate([part for parts in lanes for part in parts])
+        shape = (self._num_own, self._batches_per_block, self._lane_batch)
+        return rows.take(np.arange(len(rows)).reshape(shape).swapaxes(0, 1).reshape(-1))
+
+    def _single(self, number: int) -> Rows:
+        """The rows of one batch, which may have to be filled up."""
         start = number * self._lane_batch
         counts = np.clip(self._lengths - start, 0, self._lane_batch)  # real rows of each lane
         parts = [

@@ -39,6 +39,7 @@ from recsys.training.stages import check_stages
 from recsys.training.strategy import TorchRecStrategy
 from recsys.training.task import Task
 from recsys.training.trainer_settings import check_trainer_settings, refused
+from recsys.training.unprofiled import Unprofiled
 
 _TRAINER_DEFAULTS = {
     "devices": 1,
@@ -129,6 +130,7 @@ class RecsysCLI(LightningCLI):
                 enable_checkpointing=True,
                 enable_progress_bar=shows_bar,
                 logger=self._loggers() if chosen.logger in (None, True) else chosen.logger,
+                profiler=chosen.profiler or Unprofiled(),
                 **kwargs,
             )
         if verb == "fit":

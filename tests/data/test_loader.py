@@ -3,6 +3,7 @@
 import gc
 import threading
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from features import columns
 from features.errors import DataError, RunConfigError
+from recsys.data import loader as loader_module
 from recsys.data.collate import numbers
 from recsys.data.loader import BatchLoader
-from recsys.data.rows import Rows
+from recsys.data.rows import Ragged, Rows
 from recsys.data.sources import MemorySource, ParquetSource
 from recsys.types import Batch
 
@@ -130,6 +132,57 @@ def test_same_global_batches_for_any_ranks_and_workers(tmp_path, num_rows):
         for num_workers in (0, 1, 2) if world_size < 4 else (0,):
             ranks = loaders(source, world_size=world_size, num_workers=num_workers)
             assert global_batches(ranks) == reference, (world_size, num_workers)
+
+
+class ListedRows(NumberRows):
+    """Batches that hold lists of their rows beside."""
+
+    columns = (*NumberRows.columns, "lists")
+
+    def __call__(self, rows: Rows) -> Batch:
+        batch, lists = super().__call__(rows), rows["lists"]
+        values, lengths = torch.from_numpy(lists.values), torch.from_numpy(lists.lengths)
+        return replace(batch, seen_values=values, seen_lengths_B=lengths)
+
+
+@pytest.mark.parametrize(("block_rows", "num_workers"), [(16, 0), (50, 0), (50, 2), (4096, 0)])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_batches_are_the_same_whatever_is_taken_from_the_lanes_at_once(
+    block_rows, num_workers, world_size, monkeypatch
+):
+    numbers_of = np.arange(215)
+    lengths = numbers_of % 4
+    rows = {
+        columns.ROW: numbers_of,
+        columns.WEIGHT: np.full(215, WEIGHT, np.float32),
+        "lists": Ragged(np.repeat(numbers_of, lengths), lengths),
+    }
+    source = MemorySource(Rows(rows, 215), chunk_length=7)
+
+    def batches(start):
+        for rank in range(world_size):
+            own = {"rank": rank, "world_size": world_size, "num_workers": num_workers}
+            loader = BatchLoader(
+                source,
+                collate=ListedRows(),
+                batch_size=16,
+                training=True,
+                num_lanes=4,
+                pool_rows=10,
+                **own,
+            )
+            loader.set_epoch(3, start_batch=start)
+            for batch in loader:
+                ids = batch.users_B.tolist()
+                assert batch.seen_lengths_B.tolist() == [i % 4 for i in ids]
+                assert batch.seen_values.tolist() == [i for i in ids for _ in range(i % 4)]
+                yield ids
+
+    monkeypatch.setattr(loader_module, "_BLOCK_ROWS", 1)
+    expected = [list(batches(start)) for start in (0, 4, 13)]
+    assert len(expected[0]) == 14 * world_size
+    monkeypatch.setattr(loader_module, "_BLOCK_ROWS", block_rows)
+    assert [list(batches(start)) for start in (0, 4, 13)] == expected
 
 
 def test_order_is_exact_with_workers(tmp_path):
