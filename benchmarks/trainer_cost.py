@@ -158,9 +158,9 @@ def main() -> None:
                 case |= _run(_experiment(where, case, callback), out)
                 cases.append(case)
                 print(f"{model}, batch {size}: {ratio(case):.2f}", flush=True)
+                if options.json is not None:
+                    options.json.write_text(json.dumps({"cases": cases}, indent=1))
     print("\n".join(["", *ratio_lines(cases), "", *parts_lines(cases)]))
-    if options.json is not None:
-        options.json.write_text(json.dumps({"cases": cases}, indent=1))
 
 
 def _options() -> argparse.Namespace:

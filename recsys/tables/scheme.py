@@ -109,7 +109,7 @@ class Scheme(nn.Module, ABC):
             lookups, and nothing else belongs to it; then rows can follow their ids elsewhere.
     """
 
-    combines_linearly: ClassVar[bool] = True
+    combines_linearly: bool = True
     is_made_of_rows: ClassVar[bool] = False
 
     def __init__(

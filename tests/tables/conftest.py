@@ -117,6 +117,7 @@ def reader(
 SHARDED = {
     "turns": UnifiedTable(scheme="unified", rows=60, num_tables=2),
     "multihash": MultihashTable(scheme="multihash", rows=60, num_hashes=4),
+    "sums": MultihashTable(scheme="multihash", rows=60, weighted=False),
     "pq": PQTable(scheme="pq", rows=40, num_chunks=2),
     "cce": CCETable(scheme="cce", rows=40, num_chunks=2),
     "dpq": DPQTable(scheme="dpq", rows=80, num_parts=2),

@@ -50,7 +50,7 @@ class AutoSrhScheme(FullScheme, StagedScheme):
     """
 
     storage: ClassVar[str] = "masked"
-    combines_linearly: ClassVar[bool] = False
+    combines_linearly = False
 
     def __init__(self, table: LogicalTable, *, spec: AutoSrhTable, seed: int) -> None:
         super().__init__(table)

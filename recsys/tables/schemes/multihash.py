@@ -40,8 +40,6 @@ class MultihashScheme(Scheme):
     the variance of the rows.
     """
 
-    combines_linearly = False
-
     def __init__(self, table: LogicalTable, *, spec: MultihashTable) -> None:
         k = spec.num_hashes
         allowed = numbers_for(table)
@@ -70,6 +68,7 @@ class MultihashScheme(Scheme):
             widths={r.key: table.dim for r in table.readers},
         )
         self.spec = spec
+        self.combines_linearly = not spec.weighted  # fbgemm may sum the rows of several ids
         self.rows = blocks(table, num_rows, multiplexed=spec.multiplexed)
         self.weights = (
             blocks(table, num_weights, multiplexed=spec.multiplexed) if spec.weighted else {}

@@ -42,7 +42,7 @@ class OptEmbedScheme(SearchedScheme):
     """
 
     storage: ClassVar[str] = "pruned"
-    combines_linearly: ClassVar[bool] = False  # norms are those of single rows
+    combines_linearly = False  # norms are those of single rows
     thresholds_F: nn.Parameter
 
     def __init__(self, table: LogicalTable, *, spec: OptEmbedTable, seed: int) -> None:

@@ -47,7 +47,7 @@ class PepScheme(FullScheme, StagedScheme):
 
     storage: ClassVar[str] = "masked"
     takes: ClassVar[Literal["best", "last"]] = "last"
-    combines_linearly: ClassVar[bool] = False
+    combines_linearly = False
 
     def __init__(self, table: LogicalTable, *, spec: PepTable, seed: int) -> None:
         super().__init__(table)
