@@ -2,14 +2,13 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from lightning import Callback, Trainer
 from lightning.pytorch.loops.optimization.automatic import Closure
 
-from recsys.data.epochs import EpochLoader
 from recsys.data.loader import EpochReader
 from recsys.tables.batch_checks import BatchChecks
 from recsys.training.task import Task
@@ -84,7 +83,8 @@ class Clocks:
         ]
         for owner, name, part in places:
             setattr(owner, name, self._timed(getattr(owner, name), part))
-        EpochLoader.__iter__ = self._waited_for(EpochLoader.__iter__)
+        fetcher = type(trainer.fit_loop._data_fetcher)
+        fetcher.__next__ = self._waited_for(fetcher.__next__)
         EpochReader.batch = self._beside(EpochReader.batch)
 
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
@@ -101,18 +101,16 @@ class Clocks:
 
         return timed
 
-    def _waited_for(self, iterate: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        def waited_for(loader: Any) -> Iterator[Any]:
-            batches = iterate(loader)
-            taking = self._timed(lambda: next(batches, None), TAKING)
-            while True:
-                clock_s, processor_s = time.perf_counter(), time.thread_time()
-                batch = taking()
+    def _waited_for(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        taking = self._timed(function, TAKING)
+
+        def waited_for(*args: Any) -> Any:
+            clock_s, processor_s = time.perf_counter(), time.thread_time()
+            try:
+                return taking(*args)
+            finally:
                 busy_s = time.thread_time() - processor_s
                 self._spent_s[WAITING] += time.perf_counter() - clock_s - busy_s
-                if batch is None:
-                    return
-                yield batch
 
         return waited_for
 

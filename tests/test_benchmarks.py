@@ -170,7 +170,7 @@ def test_trainer_cost_runs(tmp_path):
     [case] = json.loads((tmp_path / "figures.json").read_text())["cases"]
     [turns], [parts] = case["rounds"], case["parts"]
     assert turns["trainer_s"][0] > 0 < turns["bare_s"][0]
-    expected = {"forward and loss", "backward", "optimiser", "looking at ids", "logging"}
+    expected = {"forward and loss", "backward", "optimiser", "taking a batch", "logging"}
     assert expected <= parts.keys()
     assert all(seconds >= 0 for seconds in parts.values())
 
