@@ -73,17 +73,6 @@ class Task(LightningModule, ABC):
         self._after_steps: tuple[AfterStep, ...] = ()
         self._before_views: tuple[BeforeView, ...] = ()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute as modules do, and the name of the hook in progress at once.
-
-        Lightning sets that fifty times a step, and a module would look each time whether it is a
-        parameter.
-        """
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
     # --------------------------------------------------------------------------------- build
     def build(self, schema: FeatureSchema) -> None:
         """Make tables and model for a schema; a second call does nothing.
