@@ -149,6 +149,18 @@ def test_what_does_not_fit_and_what_would(directory, capsys):
     name = "--model.init_args.tables.optimizer.name"
     assert ask("--gpu-memory", "6MiB", name, "rowwise_adagrad")[0] == 0
     assert ask("--gpu-memory", "8MiB")[0] == 0
+    # 3.2 MB in 32 bits become 1.6 in 16; Adagrad's numbers stay.
+    assert "set model.init_args.tables.row_dtype to fp16: rows of half the bytes" in words
+    half = ("--model.init_args.tables.row_dtype", "fp16")
+    code, said = ask("--gpu-memory", "6MiB", "--json", *half)
+    assert code == 0
+    [table] = [t for t in json.loads(said.out)["tables"] if t["name"] == "shared"]
+    assert table["row_dtype"] == "fp16"
+    [piece] = table["pieces"]
+    assert (piece["weight_bytes"], piece["optimizer_bytes"]) == (1_600_000, 3_200_000)
+    code, said = ask("--gpu-memory", "4MiB", "--json", *half)
+    assert code == 1
+    assert not [words for words in json.loads(said.out)["advice"] if "row_dtype" in words]
     code, said = ask("--gpu-memory", "6MiB")
     assert code == 1
     for text in ("1 x 1 GPUs of 6 MiB: 1 process", "shared", "100,000", "unified", problem):

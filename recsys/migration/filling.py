@@ -28,6 +28,7 @@ from recsys.tables.stores import table_names
 from recsys.training.task import Task
 
 _IDS_AT_ONCE = 1 << 16
+_FP32 = np.dtype(np.float32)
 
 
 @dataclass
@@ -79,7 +80,8 @@ class Filler:
         states: set[str] | None = None
         for table in plan.scheme.physical_tables:
             strips = plan.strips.get(table.name, ())
-            out = self._matrix((table.num_rows, table.dim))
+            name = self._new_names[table.name]
+            out = self._matrix((table.num_rows, table.dim), dtype=self._row_dtype(name))
             fresh = partial(self._fresh, table=table, zero=plan.zero.get(table.name, ()))
             counts = fill(out, strips, self._readable, fresh=fresh)
             weights[table.name] = out
@@ -87,7 +89,7 @@ class Filler:
             report.counts.kept += counts.kept
             report.counts.merged += counts.merged
             report.counts.initialised += counts.initialised
-            tensors[MODEL + self._new_names[table.name]] = torch.from_numpy(out)
+            tensors[MODEL + name] = torch.from_numpy(out)
             if strips:
                 of_table = dict(self._states(table, strips))
                 keys = {name.rpartition(".")[2] for name in of_table}
@@ -200,12 +202,17 @@ class Filler:
                 total += float(np.square(before).sum())
         return moved / total if total else 0.0
 
-    def _matrix(self, shape: tuple[int, int]) -> Matrix:
+    def _row_dtype(self, name: str) -> np.dtype[Any]:
+        """Of a table in the new checkpoint, by its name there; numpy has no bf16."""
+        is_half = "collection" in name and self.new.tables_config.row_dtype == "fp16"
+        return np.dtype(np.float16 if is_half else np.float32)
+
+    def _matrix(self, shape: tuple[int, int], *, dtype: np.dtype[Any] = _FP32) -> Matrix:
         """A table on disk, to be filled and saved from there."""
         if 0 in shape:
-            return np.zeros(shape, dtype=np.float32)
+            return np.zeros(shape, dtype=dtype)
         with tempfile.NamedTemporaryFile(dir=self.scratch, delete=False) as file:
-            return np.memmap(file.name, dtype=np.float32, mode="w+", shape=shape)
+            return np.memmap(file.name, dtype=dtype, mode="w+", shape=shape)
 
     # -------------------------------------------------------------------------------- layers
     def layers(self, plan: LayerPlan) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from recsys.migration.sources import Entries, Sources
 
 ROWS_AT_ONCE_BYTES = 16 << 20
 
-Matrix = NDArray[np.float32]
+Matrix = NDArray[np.float16 | np.float32]
 
 
 class Readable(Protocol):

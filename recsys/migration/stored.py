@@ -11,7 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from recsys.checkpoint import alone_without_warning, reading
 
+_NUMPY = {torch.float32: np.dtype(np.float32), torch.float16: np.dtype(np.float16)}
 _LOCAL_HEADER = 30
 """Bytes of a zip file's local header before the name."""
 
@@ -39,7 +40,7 @@ class _Part:
 
     first_row: int
     first_column: int
-    values: NDArray[np.float32]
+    values: NDArray[np.float16 | np.float32]
 
     @property
     def end_row(self) -> int:
@@ -122,17 +123,16 @@ class StoredTensors:
                 continue
             offset = tuple(index.offset or ()) or (0,) * len(size)
             [chunk] = [c for c in of_name.chunks if tuple(c.offsets) == offset]
-            is_plain = (
-                of_name.properties.dtype == torch.float32 and not stored.transform_descriptors
-            )
+            dtype = _NUMPY.get(of_name.properties.dtype)
             values = (
                 _mapped(
                     self.directory / stored.relative_path,
                     offset=stored.offset,
                     length=stored.length,
                     shape=tuple(chunk.sizes),
+                    dtype=dtype,
                 )
-                if is_plain
+                if dtype is not None and not stored.transform_descriptors
                 else None
             )
             if values is None:
@@ -145,12 +145,12 @@ class StoredTensors:
 
 
 def _mapped(
-    file: Path, *, offset: int, length: int, shape: tuple[int, ...]
-) -> NDArray[np.float32] | None:
+    file: Path, *, offset: int, length: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any] | None:
     """The numbers of one archive; None where they do not lie in it as they are."""
-    num_bytes = 4 * int(np.prod(shape))
+    num_bytes = dtype.itemsize * int(np.prod(shape))
     if num_bytes == 0:
-        return np.zeros(shape, dtype=np.float32)
+        return np.zeros(shape, dtype=dtype)
     with file.open("rb") as whole:
         try:
             archive = zipfile.ZipFile(_Window(whole, offset, length))  # pyright: ignore[reportArgumentType]
@@ -166,7 +166,7 @@ def _mapped(
         whole.seek(header)
         name_length, extra_length = struct.unpack("<26xHH", whole.read(_LOCAL_HEADER))
     start = header + _LOCAL_HEADER + name_length + extra_length
-    return np.memmap(file, dtype=np.float32, mode="r", offset=start, shape=shape)
+    return np.memmap(file, dtype=dtype, mode="r", offset=start, shape=shape)
 
 
 class _Window:

@@ -13,6 +13,7 @@ from recsys.tables.fused import attach_optimizer, state_bytes
 from recsys.tables.hardware import Hardware
 from recsys.tables.overfull import largest_on
 from recsys.tables.placement import Placement, decide
+from recsys.tables.scheme import BYTES_PER_NUMBER
 from recsys.training.ranking import RankingTask
 from recsys.training.task import Task
 
@@ -91,6 +92,9 @@ def _other_settings(planned: Planned) -> Iterator[tuple[str, TablesConfig]]:
         if state_bytes(optimizer, num_rows=1, dim=4) < now:
             words = f"set {path}.optimizer.name to {name}: another update rule, so other results"
             yield words, replace(config, optimizer=optimizer)
+    if config.row_dtype == "fp32":
+        words = f"set {path}.row_dtype to fp16: rows of half the bytes, rounded at every update"
+        yield words, replace(config, row_dtype="fp16")
     default = TablesConfig().dense_max_bytes
     if config.dense_max_bytes > default and isinstance(planned.task, RankingTask):
         words = (
@@ -133,9 +137,11 @@ def _budget(planned: Planned, placement: Placement) -> str | None:
     table = largest_on(placement, rank=needed.index(max(needed)))
     others = sum(needed) - table.num_bytes
     free = hardware.world_size * hardware.usable_bytes - others
-    weights = table.num_rows * table.dim * 4
-    optimizer = planned.task.tables_config.optimizer
-    per_weight = 1 + state_bytes(optimizer, num_rows=table.num_rows, dim=table.dim) / weights
+    # A budget is one of numbers of 32 bits, whatever they are trained in.
+    weights = table.num_rows * table.dim * BYTES_PER_NUMBER
+    config = planned.task.tables_config
+    state = state_bytes(config.optimizer, num_rows=table.num_rows, dim=table.dim)
+    per_weight = config.bytes_per_row_number / BYTES_PER_NUMBER + state / weights
     buffers = sum(piece.buffer_bytes for piece in table.pieces)
     # A tenth is left to what cannot be cut evenly.
     budget = int(0.9 * (free - buffers) / per_weight)

@@ -62,6 +62,7 @@ def plan_json(placement: Placement, embedder: Embedder) -> dict[str, Any]:
                 "rows": table.num_rows,
                 "width": table.dim,
                 "scheme": _scheme(embedder, table.name),
+                "row_dtype": embedder.config.row_dtype,
                 "sharding": table.sharding,
                 "is_hinted": table.is_hinted,
                 "step_ms": table.step_ms,

@@ -9,6 +9,7 @@ from typing import Literal
 from features.errors import RunConfigError
 
 Sharding = Literal["table_wise", "row_wise", "column_wise"]
+RowDType = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,18 @@ class TablesConfig:
     """Tables up to this size are replicated on every rank and trained by the dense optimiser."""
     optimizer: FusedOptimizer = field(default_factory=FusedOptimizer)
     """Optimiser of the larger ones, which are sharded."""
+    row_dtype: RowDType = "fp32"
+    """What the numbers of sharded rows are stored in; bf16 needs a GPU. Vectors are read, gradients
+    summed and the optimiser's state kept in fp32 whatever it is."""
     sharding: Mapping[str, Sharding] = field(default_factory=dict)
     """How to cut a sharded table, by name; the others follow the planner."""
     seed: int = 0
     """Fixes the first value of every row, whatever the sharding and the number of ranks."""
+
+    @property
+    def bytes_per_row_number(self) -> int:
+        """Of a number of a sharded row, its optimiser's state apart."""
+        return 4 if self.row_dtype == "fp32" else 2
 
     def __post_init__(self) -> None:
         """Check.

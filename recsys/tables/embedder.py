@@ -17,7 +17,7 @@ from recsys.tables.batch_checks import BatchChecks
 from recsys.tables.config import TablesConfig
 from recsys.tables.logical import LogicalTable, Reader
 from recsys.tables.pooling import pool
-from recsys.tables.scheme import Lookup, PhysicalTable, Scheme
+from recsys.tables.scheme import BYTES_PER_NUMBER, Lookup, PhysicalTable, Scheme
 from recsys.tables.schemes import build_scheme
 from recsys.tables.stores import PooledStore, ReplicatedStore, Rows, SequenceStore, materialize
 from recsys.types import Batch, Embedded, Jagged
@@ -56,7 +56,7 @@ class Embedder(nn.Module):
         FeatureConfigError: a scheme cannot store its table, or a sharded one has rows that fbgemm
             cannot read.
         RunConfigError: the sharding names a table that is not sharded, or cuts rows that must stay
-            whole.
+            whole, or rows of 16 bits are not for a scheme.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Embedder(nn.Module):
         self._build_stores(is_served=is_served)
         _check_widths(self.sharded_tables())
         _check_sharding(config, self.sharded_tables())
+        self._check_row_dtype()
 
     def forward(self, batch: Batch, *, keys: Collection[str] | None = None) -> Embedded:
         """Look up everything a batch holds; readers it has nothing for are left out.
@@ -202,7 +203,9 @@ class Embedder(nn.Module):
     @property
     def num_training_bytes(self) -> int:
         """Of all numbers that training holds of all tables, on all ranks together."""
-        return sum(scheme.num_training_bytes for scheme in self._schemes)
+        spared = BYTES_PER_NUMBER - self.config.bytes_per_row_number
+        sharded = sum(table.num_rows * table.dim for table in self.sharded_tables())
+        return sum(scheme.num_training_bytes for scheme in self._schemes) - spared * sharded
 
     @property
     def index_bytes(self) -> int:
@@ -260,7 +263,7 @@ class Embedder(nn.Module):
                 else:
                     place = "pooled" if _pools_early(scheme) else f"sequence_{table.dim}"
                     by_place.setdefault(place, []).append(table)
-        seed = self.config.seed
+        seed, dtype = self.config.seed, self.config.row_dtype
         self.replicated = ReplicatedStore(
             replicated, self._lookups_of(replicated), seed=seed, is_served=is_served
         )
@@ -269,10 +272,24 @@ class Embedder(nn.Module):
             lookups = self._lookups_of(tables)
             if place == "pooled":
                 pooling = {t.name: self._bag_pooling(t.name) for t in tables}
-                self.add_module(place, PooledStore(tables, lookups, pooling=pooling))
+                store = PooledStore(tables, lookups, pooling=pooling, row_dtype=dtype)
             else:
-                self.add_module(place, SequenceStore(tables, lookups))
+                store = SequenceStore(tables, lookups, row_dtype=dtype)
+            self.add_module(place, store)
         self._one_each = self._readers_with_one_vector()
+
+    def _check_row_dtype(self) -> None:
+        """Refuse rows of 16 bits to schemes that work on them themselves."""
+        dtype = self.config.row_dtype
+        wrong = [
+            f"tables.{t.name}: a {scheme.table.spec.scheme} table works on its rows after a step "
+            f"and needs 32 bits, got a sharded one in {dtype}; allowed fp32; set "
+            f"tables.row_dtype to fp32, or the table's scheme to another in the feature file"
+            for t in self.sharded_tables()
+            if dtype != "fp32" and not (scheme := self.scheme_storing(t.name)).takes_half_rows
+        ]
+        if wrong:
+            raise RunConfigError(wrong)
 
     def _filled(self, present: dict[str, _Ids], *, num_examples: int) -> dict[str, _Ids]:
         """All readers: a collection wants every one of its keys, if only with no ids."""

@@ -44,10 +44,10 @@ def attach_optimizer(embedder: Embedder, *, device: str) -> None:
 
 
 def check_optimizer(config: TablesConfig, *, device: str) -> None:
-    """Refuse a fused optimiser that does not exist on a device, or would change by the sharding.
+    """Refuse what fused kernels cannot do on a device, or would change by the sharding.
 
     Args:
-        config: Names it.
+        config: Names optimiser and rows.
         device: `cpu` or `cuda`.
 
     Raises:
@@ -59,6 +59,11 @@ def check_optimizer(config: TablesConfig, *, device: str) -> None:
             "tables.optimizer.name: fbgemm has no Adam on a CPU, got 'adam'; allowed adagrad, "
             "rowwise_adagrad, sgd; choose one, or raise tables.dense_max_bytes so that the dense "
             "optimiser trains the tables"
+        )
+    if config.row_dtype == "bf16" and device == "cpu":
+        mistakes.append(
+            "tables.row_dtype: fbgemm has no bf16 rows on a CPU, got 'bf16'; allowed fp32, fp16; "
+            "choose one"
         )
     columns = [name for name, how in config.sharding.items() if how == "column_wise"]
     if columns and config.optimizer.name == "rowwise_adagrad":

@@ -8,8 +8,8 @@ from torch import Tensor
 from recsys.tables.hashing import salt, uniform_pm1
 from recsys.tables.scheme import PhysicalTable
 
-# Rows filled at a time, so that the counters of a large table never lie in memory at once.
-_NUMBERS_PER_CHUNK = 1 << 22
+# Filled at a time, so that the counters stay in a core's cache: 2^22 take seven times as long.
+_NUMBERS_PER_CHUNK = 1 << 17
 
 
 def initial_rows(table: PhysicalTable, *, seed: int) -> Tensor:

@@ -9,12 +9,11 @@ from torch import nn
 from torchrec.distributed.planner.types import Shard, ShardingOption
 from torchrec.distributed.types import ShardingPlan
 
-from recsys.tables.config import FusedOptimizer
+from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.fused import state_bytes
 from recsys.tables.hardware import Hardware
 from recsys.tables.planner import PlanSearch, check_columns
-from recsys.tables.scheme import BYTES_PER_NUMBER
 
 _UNLIMITED_BYTES = 1 << 60
 DENSE_COPIES = 4
@@ -164,7 +163,7 @@ def _placed(
             dim=table.dim,
             sharding=option.sharding_type,
             is_hinted=table.name in embedder.config.sharding,
-            pieces=tuple(_piece(shard, embedder.config.optimizer) for shard in option.shards),
+            pieces=tuple(_piece(shard, embedder.config) for shard in option.shards),
         )
         for embedder in embedders
         for table in embedder.sharded_tables()
@@ -172,10 +171,10 @@ def _placed(
     )
 
 
-def _piece(shard: Shard, optimizer: FusedOptimizer) -> Piece:
+def _piece(shard: Shard, config: TablesConfig) -> Piece:
     num_rows, dim = shard.size
-    weights = num_rows * dim * BYTES_PER_NUMBER
-    state = state_bytes(optimizer, num_rows=num_rows, dim=dim)
+    weights = num_rows * dim * config.bytes_per_row_number
+    state = state_bytes(config.optimizer, num_rows=num_rows, dim=dim)
     assert shard.rank is not None
     assert shard.storage is not None
     assert shard.perf is not None

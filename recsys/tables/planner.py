@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +21,22 @@ from torchrec.distributed.planner.proposers import (
 )
 from torchrec.distributed.planner.stats import NoopEmbeddingStats
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, ShardingOption
+from torchrec.distributed.planner.types import (
+    ParameterConstraints,
+    PlannerError,
+    Shard,
+    ShardingOption,
+    Storage,
+)
 from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
+from torchrec.modules.embedding_configs import DataType
 
 from features.errors import RunConfigError
+from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
+from recsys.tables.fused import state_bytes
 from recsys.tables.hardware import Hardware
-from recsys.tables.scheme import PhysicalTable
+from recsys.tables.scheme import BYTES_PER_NUMBER, PhysicalTable
 
 _ROW_NUMBERS = 4
 _MOST_COMBINATIONS = 1000
@@ -76,7 +85,10 @@ class PlanSearch:
                 topology=topology,
                 batch_size=self.examples_per_rank,
                 enumerator=_Enumerator(
-                    topology, batch_size=self.examples_per_rank, constraints=constraints
+                    topology,
+                    batch_size=self.examples_per_rank,
+                    constraints=constraints,
+                    configs=self._configs(),
                 ),
                 constraints=constraints,
                 # All that is to stay free is off the topology already.
@@ -96,6 +108,10 @@ class PlanSearch:
             except PlannerError:
                 return None
 
+    def _configs(self) -> dict[str, TablesConfig]:
+        """By sharded table."""
+        return {t.name: e.config for e in self.embedders for t in e.sharded_tables()}
+
     def _constraints(self, defaults: list[str]) -> dict[str, ParameterConstraints]:
         found = {}
         for embedder in self.embedders:
@@ -107,6 +123,7 @@ class PlanSearch:
                     compute_kernels=[EmbeddingComputeKernel.FUSED.value],
                     min_partition=_column_width(table, world_size=self.hardware.world_size),
                     pooling_factors=[float(length) for length in lengths[table.name]],
+                    output_dtype=DataType.FP32,
                 )
         return found
 
@@ -126,14 +143,45 @@ class _BagSharder(EmbeddingBagCollectionSharder):
 
 
 class _Enumerator(EmbeddingEnumerator):
-    """TorchRec's own, whose order of choices, and so among equals the chosen one, is random."""
+    """TorchRec's own, whose order of choices, and so among equals the chosen one, is random.
+
+    Args:
+        topology: What is planned for.
+        batch_size: Examples of a step of one rank.
+        constraints: By table.
+        configs: By table; their optimisers' state has 32 bits, which TorchRec counts as if it had
+            those of the rows.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        batch_size: int,
+        constraints: dict[str, ParameterConstraints],
+        configs: Mapping[str, TablesConfig],
+    ) -> None:
+        super().__init__(topology, batch_size=batch_size, constraints=constraints)
+        self._configs = configs
+        self._on_gpu = topology.compute_device == "cuda"
 
     def enumerate(
         self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]
     ) -> list[ShardingOption]:
         """All choices, by table and type."""
         found = super().enumerate(module, sharders)
+        for option in found:
+            for shard in option.shards:
+                self._count_state(shard, self._configs[option.name])
         return sorted(found, key=lambda option: (option.fqn, option.sharding_type))
+
+    def _count_state(self, shard: Shard, config: TablesConfig) -> None:
+        num_rows, dim = shard.size
+        state = state_bytes(config.optimizer, num_rows=num_rows, dim=dim)
+        missing = state - state * config.bytes_per_row_number // BYTES_PER_NUMBER
+        assert shard.storage is not None, "super() has estimated it"
+        on_gpu, on_cpu = (missing, 0) if self._on_gpu else (0, missing)
+        shard.storage += Storage(hbm=on_gpu, ddr=on_cpu)
 
 
 def _default_types(hardware: Hardware) -> list[str]:

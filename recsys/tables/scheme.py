@@ -107,10 +107,13 @@ class Scheme(nn.Module, ABC):
             pooled vectors and must not look at the ids.
         is_made_of_rows: Whether the vector of an id is its rows side by side, in the order of the
             lookups, and nothing else belongs to it; then rows can follow their ids elsewhere.
+        takes_half_rows: Whether sharded rows may have 16 bits in training; not where the scheme
+            itself compares, prunes or writes them.
     """
 
     combines_linearly: bool = True
     is_made_of_rows: ClassVar[bool] = False
+    takes_half_rows: ClassVar[bool] = True
 
     def __init__(
         self,

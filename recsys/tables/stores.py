@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import assert_never, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import (
+    DataType,
     EmbeddingBagConfig,
     EmbeddingConfig,
     PoolingType,
@@ -20,6 +21,7 @@ from torchrec.modules.embedding_configs import (
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from recsys.tables.config import RowDType
 from recsys.tables.few_bits import FewBitRows, HalfRows
 from recsys.tables.initial import initial_rows
 from recsys.tables.scheme import Lookup, PhysicalTable
@@ -101,6 +103,7 @@ class PooledStore(nn.Module):
         tables: What is stored.
         lookups: Who reads it.
         pooling: `sum` or `mean`, by table.
+        row_dtype: What rows are stored in; vectors are float32 all the same.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class PooledStore(nn.Module):
         lookups: Sequence[Lookup],
         *,
         pooling: Mapping[str, str],
+        row_dtype: RowDType,
     ) -> None:
         super().__init__()
         self.names = [lookup.name for lookup in lookups]
@@ -126,6 +130,7 @@ class PooledStore(nn.Module):
                     # TorchRec divides the means of a table-wise table twice where another table
                     # of the collection is row-wise.
                     pooling=PoolingType.SUM,
+                    data_type=_data_type(row_dtype),
                 )
                 for table in tables
             ],
@@ -134,10 +139,10 @@ class PooledStore(nn.Module):
     def forward(self, rows: Mapping[str, Rows]) -> dict[str, Tensor]:
         """Pooled vectors (B, D) by lookup."""
         pooled = self.collection(_keyed_jagged(self.names, rows))
+        # Sharded they are float32 already.
+        vectors_of = pooled.values().float().split(pooled.length_per_key(), dim=1)
         # By name: the order of the keys follows the sharding plan.
-        vectors = dict(
-            zip(pooled.keys(), pooled.values().split(pooled.length_per_key(), dim=1), strict=True)
-        )
+        vectors = dict(zip(pooled.keys(), vectors_of, strict=True))
         for name in self.means:
             vectors[name] = vectors[name] / rows[name].lengths_B.clamp(min=1).unsqueeze(1)
         return vectors
@@ -149,9 +154,16 @@ class SequenceStore(nn.Module):
     Args:
         tables: What is stored, all of one width.
         lookups: Who reads it.
+        row_dtype: As in `PooledStore`.
     """
 
-    def __init__(self, tables: Sequence[PhysicalTable], lookups: Sequence[Lookup]) -> None:
+    def __init__(
+        self,
+        tables: Sequence[PhysicalTable],
+        lookups: Sequence[Lookup],
+        *,
+        row_dtype: RowDType,
+    ) -> None:
         super().__init__()
         self.names = [lookup.name for lookup in lookups]
         self.collection = EmbeddingCollection(
@@ -162,6 +174,7 @@ class SequenceStore(nn.Module):
                     num_embeddings=table.num_rows,
                     embedding_dim=table.dim,
                     feature_names=[x.name for x in lookups if x.table == table.name],
+                    data_type=_data_type(row_dtype),
                 )
                 for table in tables
             ],
@@ -170,7 +183,8 @@ class SequenceStore(nn.Module):
     def forward(self, rows: Mapping[str, Rows]) -> dict[str, Tensor]:
         """Vectors (L, D) by lookup."""
         looked_up = self.collection(_keyed_jagged(self.names, rows))
-        return {name: looked_up[name].values() for name in self.names}
+        # Sharded they are float32 already.
+        return {name: looked_up[name].values().float() for name in self.names}
 
 
 def materialize(
@@ -201,6 +215,18 @@ def table_names(names: Iterable[str]) -> dict[str, str]:
         elif parts[1:3] == ["replicated", "weights"]:
             found[".".join(parts[3:])] = name
     return found
+
+
+def _data_type(row_dtype: RowDType) -> DataType:
+    match row_dtype:
+        case "fp32":
+            return DataType.FP32
+        case "fp16":
+            return DataType.FP16
+        case "bf16":
+            return DataType.BF16
+        case _:
+            assert_never(row_dtype)
 
 
 def _keyed_jagged(names: Sequence[str], rows: Mapping[str, Rows]) -> KeyedJaggedTensor:

@@ -193,6 +193,7 @@ class Task(LightningModule, ABC):
             RunConfigError: training would end before a table is what the feature file asks for.
         """
         self._check_length(self.trainer.estimated_stepping_batches)
+        self._say_how_rows_are_rounded()
         self._after_steps = self.after_steps()
         self._before_views = before_views(self.embedder)
 
@@ -225,6 +226,15 @@ class Task(LightningModule, ABC):
     def is_settled(self) -> bool:
         """Whether all tables are what the feature file asks for, so that validations count."""
         return self.global_step >= self.settled_after
+
+    def _say_how_rows_are_rounded(self) -> None:
+        on_cpu = self.device.type == "cpu" and self.trainer.is_global_zero
+        if on_cpu and self.tables_config.row_dtype == "fp16" and self.embedder.sharded_tables():
+            _log.warning(
+                "tables.row_dtype: on a CPU fp16 rows are rounded to the nearest number at every "
+                "update, so updates below half of a number's last place (1/4096 to 1/2048 of it) "
+                "are lost; see docs/planning.md"
+            )
 
     @property
     def settled_after(self) -> int:

@@ -19,7 +19,15 @@ label: {name: click}
 """
 
 
-def config(*, dense_max_bytes=0, optimizer="adagrad", ranker="DCNv2", settings=None, dense="Adam"):
+def config(
+    *,
+    dense_max_bytes=0,
+    optimizer="adagrad",
+    ranker="DCNv2",
+    settings=None,
+    dense="Adam",
+    row_dtype="fp32",
+):
     """As `train.py` writes it."""
     return {
         "seed_everything": 0,
@@ -31,6 +39,7 @@ def config(*, dense_max_bytes=0, optimizer="adagrad", ranker="DCNv2", settings=N
                 "tables": {
                     "dense_max_bytes": dense_max_bytes,
                     "optimizer": {"name": optimizer},
+                    "row_dtype": row_dtype,
                 },
             },
         },
@@ -76,7 +85,7 @@ def write_made(directory, of, *, seed=0, **settings):
     parameters = dict(task.named_parameters())
     for name, value in task.state_dict().items():
         is_number = value.is_floating_point()
-        tensors[MODEL + name] = draw(value) if is_number else value.clone()
+        tensors[MODEL + name] = draw(value).to(value.dtype) if is_number else value.clone()
         optimizer = task.tables_config.optimizer.name
         if name in sharded and optimizer != "sgd":
             is_by_row = optimizer == "rowwise_adagrad"

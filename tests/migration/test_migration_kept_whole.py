@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from migration.made import schema, write_made
@@ -10,6 +11,8 @@ from recsys.checkpoint import DENSE, FUSED, MODEL, read_tensors
 from recsys.migration import migration as module
 from recsys.migration import run
 from recsys.migration.migration import plan_migration
+from recsys.migration.stored import StoredTensors
+from recsys.tables.initial import initial_rows
 
 TEXT = """
 tables: {{t: {spec}}}
@@ -80,6 +83,25 @@ def test_state_stays_with_its_rows(tmp_path, optimizer):
     assert torch.equal(kept, was[[0, 3, 1, 2]])
     assert now.dim() == 1 or not now[:, 8:].any()
     assert not now[4].any()
+
+
+def test_rows_of_16_bits_are_kept_as_they_are(tmp_path):
+    text = TEXT.format(spec="{scheme: full, dim: 8}", name="a")
+    before = schema(text, {"a": "abcdef", "b": "xyz"})
+    after = schema(text, {"a": "cabx", "b": "xyz"})
+    old, new, migration, _ = moved(tmp_path, before, after, row_dtype="fp16")
+    [was] = [t for n, t in old.items() if n.endswith(".t.weight")]
+    [now] = [t for n, t in new.items() if n.endswith(".t.weight")]
+    assert was.dtype == now.dtype == torch.float16
+    assert torch.equal(now[:4], was[[0, 3, 1, 2]])
+    [table] = migration.tables[0].scheme.physical_tables
+    assert torch.equal(now[4], initial_rows(table, seed=0).half()[4])
+    [state] = [t for n, t in new.items() if n.endswith(".t.weight.t.momentum1")]
+    assert state.dtype == torch.float32
+    # A table is mapped where it lies, not read whole.
+    [name] = [n for n in old if n.endswith(".t.weight")]
+    [part] = StoredTensors(tmp_path / "old.ckpt").matrix(name).parts
+    assert isinstance(part.values.base, np.memmap)
 
 
 def test_state_does_not_follow_into_another_optimiser(tmp_path):

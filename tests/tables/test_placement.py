@@ -29,7 +29,9 @@ HINTS = [
 ]
 
 
-def model(*, optimizer="adagrad", sharding=None, tables=TABLES, dense_max_bytes=0):
+def model(
+    *, optimizer="adagrad", sharding=None, tables=TABLES, dense_max_bytes=0, row_dtype="fp32"
+):
     logical = [
         LogicalTable(name, dim, FullTable(dim=dim), (_reader(name, place, rows, is_sequence),))
         for place, (name, rows, dim, is_sequence) in enumerate(tables)
@@ -38,6 +40,7 @@ def model(*, optimizer="adagrad", sharding=None, tables=TABLES, dense_max_bytes=
         dense_max_bytes=dense_max_bytes,
         optimizer=FusedOptimizer(name=optimizer),
         sharding=sharding or {},
+        row_dtype=row_dtype,
     )
     module = torch.nn.Module()
     module.embedder = Embedder(logical, config=config)
@@ -87,9 +90,9 @@ def planned(hardware, **options) -> Placement:
 def allocate(rank, world_size, cases):
     """Bytes that the kernels of each rank hold."""
     found = []
-    for optimizer, hints in cases:
+    for optimizer, hints, row_dtype in cases:
         sharded = plan.shard(
-            model(optimizer=optimizer, sharding=hints),
+            model(optimizer=optimizer, sharding=hints, row_dtype=row_dtype),
             device=torch.device("cpu"),
             examples_per_rank=64,
         )
@@ -111,17 +114,19 @@ def _tensors(kernel):
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_the_bytes_of_weights_and_optimiser_are_those_that_are_allocated(world_size, tmp_path):
-    cases = [(name, hints) for name in ("sgd", "adagrad") for hints in HINTS]
-    cases += [("rowwise_adagrad", hints) for hints in HINTS[:2]]
+    cases = [(name, hints, "fp32") for name in ("sgd", "adagrad") for hints in HINTS]
+    cases += [("rowwise_adagrad", hints, "fp32") for hints in HINTS[:2]]
+    cases += [(name, HINTS[1], "fp16") for name in ("sgd", "adagrad", "rowwise_adagrad")]
     truth = run_processes(world_size, allocate, tmp_path, cases)
-    for (optimizer, hints), of_ranks in zip(cases, truth, strict=True):
-        placement = planned(on_cpu(world_size), optimizer=optimizer, sharding=hints)
+    for (optimizer, hints, row_dtype), of_ranks in zip(cases, truth, strict=True):
+        settings = {"optimizer": optimizer, "sharding": hints, "row_dtype": row_dtype}
+        placement = planned(on_cpu(world_size), **settings)
         said = [0] * world_size
         for table in placement.tables:
             for piece in table.pieces:
                 said[piece.rank] += piece.weight_bytes + piece.state_bytes
-        assert said == pytest.approx(of_ranks, rel=0.01), (optimizer, hints)
-        assert sum(said) > 1_000_000
+        assert said == pytest.approx(of_ranks, rel=0.01), settings
+        assert sum(said) > 700_000
 
 
 @pytest.mark.parametrize(
@@ -138,6 +143,16 @@ def test_the_state_of_every_optimiser_counts(optimizer, num_bytes):
     assert (piece.weight_bytes, piece.state_bytes) == (6400, num_bytes)
     # Ids and pooled vectors of 64 examples: what TorchRec's own count has beside the two.
     assert piece.buffer_bytes == 64 * 8 + 64 * 16 * 4
+    for row_dtype in ("fp16", "bf16"):  # vectors and state have 32 bits
+        placement = planned(
+            on_gpus(1, 1, num_bytes=GIB),
+            optimizer=optimizer,
+            tables=[("t", 100, 16, False)],
+            row_dtype=row_dtype,
+        )
+        [piece] = placement.tables[0].pieces
+        assert (piece.weight_bytes, piece.state_bytes) == (3200, num_bytes)
+        assert piece.buffer_bytes == 64 * 8 + 64 * 16 * 4
 
 
 # ------------------------------------------------------------------------------------ decisions

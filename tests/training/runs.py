@@ -13,7 +13,7 @@ from models import BERT4Rec, DCNv2, SASRec
 from recsys.checkpoint import DENSE, FUSED, MODEL, read_tensors
 from recsys.data.module import RecsysData
 from recsys.data.simulate import SimulatorConfig, simulate
-from recsys.tables.config import FusedOptimizer, TablesConfig
+from recsys.tables.config import FusedOptimizer, RowDType, TablesConfig
 from recsys.training.ranking import RankingTask
 from recsys.training.sequence import SequenceTask
 from recsys.training.strategy import TorchRecStrategy
@@ -95,9 +95,13 @@ def data_module(directory: Path, kind: str, *, batch_size: int = 64, **options) 
     )
 
 
-def task(kind: str, *, dense_max_bytes: int = 0, dropout: float = 0.0):
+def task(
+    kind: str, *, dense_max_bytes: int = 0, dropout: float = 0.0, row_dtype: RowDType = "fp32"
+):
     tables = TablesConfig(
-        dense_max_bytes=dense_max_bytes, optimizer=FusedOptimizer(name="adagrad", lr=0.05)
+        dense_max_bytes=dense_max_bytes,
+        row_dtype=row_dtype,
+        optimizer=FusedOptimizer(name="adagrad", lr=0.05),
     )
     adam = partial(torch.optim.Adam, lr=0.01)
     if kind == "ranking":

@@ -51,6 +51,7 @@ class AutoSrhScheme(FullScheme, StagedScheme):
 
     storage: ClassVar[str] = "masked"
     combines_linearly = False
+    takes_half_rows = False
 
     def __init__(self, table: LogicalTable, *, spec: AutoSrhTable, seed: int) -> None:
         super().__init__(table)

@@ -55,6 +55,8 @@ class CCEScheme(Scheme):
 
     num_clusterings: Tensor
 
+    takes_half_rows = False  # k-means writes rows
+
     def __init__(self, table: LogicalTable, *, spec: CCETable) -> None:
         width = chunk_width(table, spec.num_chunks, key="num_chunks")
         own = bounded_rows(table)

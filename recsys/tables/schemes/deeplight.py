@@ -57,6 +57,7 @@ class DeepLightScheme(FullScheme):
     device_of: Tensor
 
     is_made_of_rows = False  # some of their numbers are read as zeros
+    takes_half_rows = False
 
     def __init__(self, table: LogicalTable, *, spec: DeepLightTable) -> None:
         super().__init__(table)

@@ -37,6 +37,7 @@ class MaskedScheme(FullScheme):
     """
 
     is_made_of_rows = False  # some of their numbers are read as zeros
+    takes_half_rows = False
 
     def __init__(self, table: LogicalTable) -> None:
         super().__init__(table)

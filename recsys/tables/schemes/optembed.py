@@ -43,6 +43,7 @@ class OptEmbedScheme(SearchedScheme):
 
     storage: ClassVar[str] = "pruned"
     combines_linearly = False  # norms are those of single rows
+    takes_half_rows = False
     thresholds_F: nn.Parameter
 
     def __init__(self, table: LogicalTable, *, spec: OptEmbedTable, seed: int) -> None:

@@ -48,6 +48,7 @@ class PepScheme(FullScheme, StagedScheme):
     storage: ClassVar[str] = "masked"
     takes: ClassVar[Literal["best", "last"]] = "last"
     combines_linearly = False
+    takes_half_rows = False
 
     def __init__(self, table: LogicalTable, *, spec: PepTable, seed: int) -> None:
         super().__init__(table)

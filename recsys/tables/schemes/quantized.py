@@ -41,6 +41,7 @@ class QuantizedScheme(FullScheme):
     """
 
     is_made_of_rows = False  # a row has its step beside the numbers
+    takes_half_rows = False
 
     def __init__(self, table: LogicalTable, *, spec: QuantizedTable, seed: int) -> None:
         self.grid = Grid(table.dim, spec.bits, spec.step_size, is_learned=spec.step == "learned")
