@@ -140,6 +140,80 @@ def test_tables_runs(tmp_path):
     assert figures["memory_bytes_per_s"] > 1e8
 
 
+@pytest.mark.slow
+def test_all_of_the_gpu_benchmark_runs_on_a_cpu(tmp_path):
+    ran = run_benchmark("gpu", "--device", "cpu", "--quick", "--out", tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert all(case["is_right"] for case in report["compared"].values())
+    assert len(report["compared"]) == 8
+    assert report["sections"]["speed"]["ahead_ratio"] > 0
+    text = (tmp_path / "gpu.md").read_text()
+    assert "| dlrm adagrad 32-true | 0.0e+00; ahead: equal | right |" in text
+    assert "no such kernel on a CPU" in text
+    assert "speed: share of the triad's bandwidth" in text
+
+
+def test_a_section_of_the_gpu_benchmark_runs(tmp_path):
+    options = ["--section", "speed", "--device", "cpu", "--quick", "--out", tmp_path / "speed.json"]
+    ran = run_benchmark("gpu", *options)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "speed.json").read_text())
+    # 26 rows of 8 numbers of 4 bytes, read twice and written once, and the state of each.
+    moved = 26 * (3 * 8 * 4 + 2 * 4)
+    assert found["looked_up_bytes_per_s"] == pytest.approx(found["samples_per_s_ahead"] * moved)
+    assert [len(found["turns"][mode]) for mode in ("plain", "ahead")] == [4, 4]
+
+
+def numbers(loss, *, ahead_gap=0.0, is_repeatable=True, table=4.0):
+    return {
+        "losses": [0.5, loss],
+        "squares": {"f0": table},
+        "ahead_is_equal": ahead_gap == 0,
+        "ahead_gap": ahead_gap,
+        "is_repeatable": is_repeatable,
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "said", "is_right"),
+    [
+        (numbers(0.25), "0.0e+00; ahead: equal", True),
+        (numbers(0.25009), "9.0e-05; ahead: equal", True),
+        (numbers(0.2502), "2.0e-04; ahead: equal", False),
+        (numbers(0.25, table=4.1), "0.0e+00; ahead: equal", False),
+        (numbers(0.25, ahead_gap=1e-6), "0.0e+00; ahead: 1.0e-06 apart", False),
+        (
+            numbers(0.25, ahead_gap=1e-6, is_repeatable=False),
+            "0.0e+00; ahead: 1.0e-06 apart; it does not repeat itself either",
+            True,
+        ),
+        ({"error": "Traceback\nRuntimeError: no"}, "RuntimeError: no", False),
+        ({"skipped": "no such kernel"}, "no such kernel", True),
+    ],
+)
+def test_gpu_numbers_are_compared_with_the_cpu(benchmark, found, said, is_right):
+    gpu = benchmark("gpu")
+    reference = {case.name: numbers(0.25) for case in gpu.CASES}
+    name = "dlrm sgd 32-true"
+    compared = gpu.compared(reference, {**reference, name: found})
+    assert compared[name] == {"said": said, "is_right": is_right}
+    assert sum(not case["is_right"] for case in compared.values()) == (not is_right)
+
+
+def test_a_section_that_fails_is_reported_and_the_rest_goes_on(benchmark, monkeypatch, tmp_path):
+    gpu = benchmark("gpu")
+
+    def run(command, **_):
+        return SimpleNamespace(returncode=1, stderr="Traceback\nRuntimeError: no kernel image")
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path)])
+    assert gpu.main() == 1
+    text = (tmp_path / "gpu.md").read_text()
+    assert text.count("error: RuntimeError: no kernel image") == len(gpu.SECTIONS)
+
+
 def test_id_checks_runs():
     ran = run_benchmark("id_checks", "--batch-sizes", "8", "16", "--pairs", "2")
     assert ran.returncode == 0, ran.stderr

@@ -144,7 +144,13 @@ def test_what_does_not_fit_and_what_would(directory, capsys):
     assert "optimizer.name to rowwise_adagrad" in words
     assert "--nodes 2" in words
     assert "store `shared` in less, by a scheme with a budget of about" in words
+    assert "tables.host_memory to [shared]" in words
     # Each piece of advice is true.
+    host = "--model.init_args.tables.host_memory"
+    assert ask("--gpu-memory", "6MiB", host, "[shared]")[0] == 0
+    code, said = ask("--gpu-memory", "6MiB", host, "[shared]", "--cpu-memory", "2MiB")
+    assert code == 1
+    assert "tables.host_memory: shared do not fit the memory of a machine" in said.out
     assert ask("--gpu-memory", "6MiB", "--nodes", 2)[0] == 0
     name = "--model.init_args.tables.optimizer.name"
     assert ask("--gpu-memory", "6MiB", name, "rowwise_adagrad")[0] == 0
@@ -190,6 +196,10 @@ def test_what_does_not_fit_and_what_would(directory, capsys):
         (
             ["--model.init_args.tables.optimizer.name", "adam"],
             ["tables.optimizer.name: fbgemm has no Adam on a CPU"],
+        ),
+        (
+            ["--model.init_args.tables.host_memory", "[item_id]"],
+            ["tables.host_memory: moves rows from a GPU to the memory of its machine"],
         ),
         (["--data.data_dir", "nowhere", "--data.store", "no_store"], ["nor is it encoded already"]),
     ],

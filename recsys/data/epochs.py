@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 from recsys.data.loader import BatchLoader
@@ -25,6 +25,7 @@ class EpochLoader:
 
     def __init__(self, loader: BatchLoader) -> None:
         self._loader = loader
+        self._through: Callable[[Iterable[Batch]], Iterator[Batch]] = iter
         self.epoch = 0
         self.batch = 0
 
@@ -35,9 +36,23 @@ class EpochLoader:
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the epoch."""
         self._loader.set_epoch(self.epoch, start_batch=self.batch)
-        for batch in self._loader:
+        for batch in self._through(self._loader):
             self.batch += 1
             yield batch
+
+    def pinned(self) -> Self:
+        """The same batches in page-locked memory, from which a GPU copies them beside its work."""
+        self._loader.pinned()
+        return self
+
+    def passed_through(self, through: Callable[[Iterable[Batch]], Iterator[Batch]]) -> Self:
+        """The same batches, passed through something that may read ahead of what it gives.
+
+        Args:
+            through: Gives as many batches as it gets.
+        """
+        self._through = through
+        return self
 
     @property
     def sampler(self) -> Self:

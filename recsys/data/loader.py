@@ -6,7 +6,7 @@ import copy
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -86,6 +86,12 @@ class BatchLoader:
         self._pool_rows = pool_rows
         self._num_workers = num_workers
         self._origins = origins
+        self._is_pinned = False
+
+    def pinned(self) -> Self:
+        """The same batches in page-locked memory, from which a GPU copies them beside its work."""
+        self._is_pinned = True
+        return self
 
     def set_epoch(self, epoch: int, *, start_batch: int = 0) -> None:
         """Choose what the next iteration gives.
@@ -131,6 +137,7 @@ class BatchLoader:
             batch_size=None,
             num_workers=self._num_workers,
             collate_fn=_unchanged,
+            pin_memory=self._is_pinned,
             generator=torch.Generator(),  # else it draws from the generator of the training
         )
         for batch in loader:
@@ -179,6 +186,8 @@ class BatchLoader:
             lane_batch=self.batch_size // self.num_lanes,
             own=slice(self._rank, None, self._world_size),
             training=self._training,
+            # Worker processes have no GPU: what they made is copied by the process that trains.
+            is_pinned=self._is_pinned and self._num_workers == 0,
         )
 
 
@@ -192,6 +201,7 @@ class EpochReader:
         lane_batch: Rows of each lane in a batch.
         own: The lanes of this rank.
         training: Whether the real rows of a filled-up batch weigh more.
+        is_pinned: Whether batches are to lie in page-locked memory.
     """
 
     def __init__(
@@ -203,6 +213,7 @@ class EpochReader:
         lane_batch: int,
         own: slice,
         training: bool,
+        is_pinned: bool = False,
     ) -> None:
         self._readers = readers[own]
         self._lengths = np.array([len(reader) for reader in readers])
@@ -214,11 +225,13 @@ class EpochReader:
         self._batches_per_block = max(1, _BLOCK_ROWS // (lane_batch * max(1, self._num_own)))
         self._block_number = -1
         self._block: Rows | None = None
+        self._is_pinned = is_pinned
 
     def batch(self, number: int) -> Batch:
         """One batch of this rank."""
         try:
-            return self._collate(self.rows(number))
+            batch = self._collate(self.rows(number))
+            return batch.pin_memory() if self._is_pinned else batch
         except UnknownIdsError as error:
             raise UnknownIdsError(error.found, batch=number) from None
 

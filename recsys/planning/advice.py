@@ -71,6 +71,9 @@ def what_fits(planned: Planned, placement: Placement) -> list[str]:
         for words, config in _other_settings(planned)
         if _fits(planned, config=config, hardware=planned.hardware)
     ]
+    beside = _host_memory(planned, placement)
+    if beside is not None:
+        found.append(beside)
     nodes = _enough_nodes(planned, placement)
     if nodes is not None:
         found.append(f"take {nodes.num_nodes} nodes like these: --nodes {nodes.num_nodes}")
@@ -111,6 +114,25 @@ def _fits(planned: Planned, *, config: TablesConfig, hardware: Hardware) -> bool
         return False
 
 
+def _host_memory(planned: Planned, placement: Placement) -> str | None:
+    """The largest tables beside the GPUs, as few of them as a few trials find."""
+    if placement.hardware.device != "cuda":
+        return None
+    config = planned.task.tables_config
+    left = [table for table in placement.tables if not table.is_on_host]
+    names = [t.name for t in sorted(left, key=lambda table: table.num_bytes, reverse=True)]
+    for count in sorted({*(1 << power for power in range(len(names).bit_length())), len(names)}):
+        chosen = (*config.host_memory, *names[:count])
+        if count and _fits(
+            planned, config=replace(config, host_memory=chosen), hardware=planned.hardware
+        ):
+            return (
+                f"set model.init_args.tables.host_memory to [{', '.join(chosen)}]: rows lie in the "
+                f"memory of the machine, and a step waits for those that the GPU does not have"
+            )
+    return None
+
+
 def _enough_nodes(planned: Planned, placement: Placement) -> Hardware | None:
     """The same machines, as few more of them as a few trials find."""
     here = planned.hardware
@@ -135,6 +157,8 @@ def _budget(planned: Planned, placement: Placement) -> str | None:
     hardware = placement.hardware
     needed = placement.rank_bytes()
     table = largest_on(placement, rank=needed.index(max(needed)))
+    if table.is_on_host:
+        return None
     others = sum(needed) - table.num_bytes
     free = hardware.world_size * hardware.usable_bytes - others
     # A budget is one of numbers of 32 bits, whatever they are trained in.

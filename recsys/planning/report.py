@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ def plan_json(placement: Placement, embedder: Embedder) -> dict[str, Any]:
                 "row_dtype": embedder.config.row_dtype,
                 "sharding": table.sharding,
                 "is_hinted": table.is_hinted,
+                "is_on_host": table.is_on_host,
                 "step_ms": table.step_ms,
                 "pieces": [
                     {
@@ -74,6 +75,7 @@ def plan_json(placement: Placement, embedder: Embedder) -> dict[str, Any]:
                         "weight_bytes": piece.weight_bytes,
                         "optimizer_bytes": piece.state_bytes,
                         "buffer_bytes": piece.buffer_bytes,
+                        "cache_bytes": piece.cache_bytes,
                     }
                     for piece in table.pieces
                 ],
@@ -83,6 +85,7 @@ def plan_json(placement: Placement, embedder: Embedder) -> dict[str, Any]:
         "replicated": [table.name for table in embedder.replicated_tables()],
         "replicated_bytes": placement.replicated_bytes,
         "bytes_of_ranks": placement.rank_bytes(),
+        "host_bytes_of_ranks": placement.rank_host_bytes(),
         "step_ms": placement.step_ms(),
     }
 
@@ -96,13 +99,13 @@ def _of_tables(placement: Placement, embedder: Embedder) -> Table:
     for heading in ("per rank", "with buffers", "ms"):
         shown.add_column(heading, justify="right")
     for table in placement.tables:
-        kept = max(piece.weight_bytes + piece.state_bytes for piece in table.pieces)
+        kept = max(piece.table_bytes for piece in table.pieces)
         shown.add_row(
             table.name,
             f"{table.num_rows:,}",
             str(table.dim),
             _scheme(embedder, table.name),
-            table.sharding + " (run file)" * table.is_hinted,
+            table.sharding + " (run file)" * table.is_hinted + ", on host" * table.is_on_host,
             _ranks(table),
             binary_size(kept),
             binary_size(max(piece.num_bytes for piece in table.pieces)),
@@ -121,10 +124,13 @@ def _of_ranks(placement: Placement) -> Table:
 
     shown = Table(title="memory of ranks", box=None, pad_edge=False, title_justify="left")
     shown.add_column("ranks")
-    for heading in ("replicated", "tables", "in all", "usable", "share"):
+    on_host, hosted = placement.rank_host_bytes(), ("on host", "usable there")
+    headings = ("replicated", "tables", "in all", "usable", "share")
+    for heading in (*headings, *(hosted if any(on_host) else ())):
         shown.add_column(heading, justify="right")
-    usable = placement.hardware.usable_bytes
-    for ranks, needed in _alike(placement.rank_bytes()):
+    hardware, usable = placement.hardware, placement.hardware.usable_bytes
+    for ranks, (needed, beside) in _alike(zip(placement.rank_bytes(), on_host, strict=True)):
+        of_host = (binary_size(beside), binary_size(hardware.usable_host_bytes))
         shown.add_row(
             ranks,
             binary_size(placement.replicated_bytes),
@@ -132,12 +138,13 @@ def _of_ranks(placement: Placement) -> Table:
             binary_size(needed),
             binary_size(usable),
             f"{needed / usable:.1%}" if usable else "-",
+            *(of_host if any(on_host) else ()),
         )
     return shown
 
 
-def _alike(needed: list[int]) -> Iterator[tuple[str, int]]:
-    """Neighbouring ranks of one size."""
+def _alike(needed: Iterable[tuple[int, int]]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Neighbouring ranks that need the same, of their device and of their machine."""
     for num_bytes, group in groupby(enumerate(needed), key=lambda pair: pair[1]):
         yield _range([rank for rank, _ in group]), num_bytes
 

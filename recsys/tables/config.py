@@ -37,6 +37,8 @@ class TablesConfig:
     summed and the optimiser's state kept in fp32 whatever it is."""
     sharding: Mapping[str, Sharding] = field(default_factory=dict)
     """How to cut a sharded table, by name; the others follow the planner."""
+    host_memory: tuple[str, ...] = ()
+    """Sharded tables whose rows lie in the memory of the machine; GPUs keep those in use."""
     seed: int = 0
     """Fixes the first value of every row, whatever the sharding and the number of ranks."""
 

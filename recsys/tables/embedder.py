@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -11,34 +11,26 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from features.columns import count_column, is_of_sequence
-from features.errors import FeatureConfigError, RunConfigError, did_you_mean
+from features.columns import is_of_sequence
+from features.errors import RunConfigError
 from recsys.tables.batch_checks import BatchChecks
 from recsys.tables.config import TablesConfig
+from recsys.tables.early import BegunLookup
 from recsys.tables.logical import LogicalTable, Reader
 from recsys.tables.pooling import pool
+from recsys.tables.reads import Ids, of_events, unpack
 from recsys.tables.scheme import BYTES_PER_NUMBER, Lookup, PhysicalTable, Scheme
 from recsys.tables.schemes import build_scheme
+from recsys.tables.sharding_checks import (
+    check_host_memory,
+    check_row_dtype,
+    check_sharding,
+    check_widths,
+)
 from recsys.tables.stores import PooledStore, ReplicatedStore, Rows, SequenceStore, materialize
 from recsys.types import Batch, Embedded, Jagged
 
 _CATALOGUE_PART = 1 << 16
-
-
-@dataclass(frozen=True)
-class _Ids:
-    """What one reader reads in a batch.
-
-    Attributes:
-        values_L: Ids of all examples, packed.
-        lengths_B: Ids of each example.
-        events: Ids of each event, packed, and events of each example; None where an event has one
-            id, or there are no events.
-    """
-
-    values_L: Tensor
-    lengths_B: Tensor
-    events: _Ids | None = None
 
 
 class Embedder(nn.Module):
@@ -74,24 +66,35 @@ class Embedder(nn.Module):
         self.scheme_of = {r.key: table.name for table in tables for r in table.readers}
         self._checks = BatchChecks.of(self._schemes)
         self._build_stores(is_served=is_served)
-        _check_widths(self.sharded_tables())
-        _check_sharding(config, self.sharded_tables())
-        self._check_row_dtype()
+        check_widths(self.sharded_tables())
+        check_sharding(config, self.sharded_tables())
+        check_host_memory(config, self._schemes)
+        check_row_dtype(
+            config, {t.name: self.scheme_storing(t.name) for t in self.sharded_tables()}
+        )
 
-    def forward(self, batch: Batch, *, keys: Collection[str] | None = None) -> Embedded:
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        keys: Collection[str] | None = None,
+        begun: BegunLookup | None = None,
+    ) -> Embedded:
         """Look up everything a batch holds; readers it has nothing for are left out.
 
         Args:
             batch: Ids.
             keys: Readers to look up, at least one. None: all.
+            begun: What `begin` gave for the batch. None: nothing has been begun.
 
         Raises:
             DataError, SchemaMismatchError: see `check`.
         """
-        self.check(batch)
-        readers = {k: r for k, r in self.readers.items() if keys is None or k in keys}
-        present = dict(_unpack([batch.ids, batch.sequences], readers))
-        vectors = self._look_up(self._filled(present, num_examples=len(batch)))
+        if begun is None:
+            self.check(batch)
+            readers = {k: r for k, r in self.readers.items() if keys is None or k in keys}
+            begun = self._unbegun([batch.ids, batch.sequences], readers, num_examples=len(batch))
+        present, vectors = begun.present, self._look_up(begun)
         fields, sequences = {}, {}
         for key, reader in self.readers.items():
             if key not in present:
@@ -99,7 +102,7 @@ class Embedder(nn.Module):
             if key in self._one_each:
                 fields[key] = vectors[key]
             else:
-                jagged = _of_events(vectors[key], present[key], reader)
+                jagged = of_events(vectors[key], present[key], reader)
                 if reader.pooling == "none":
                     sequences[key] = jagged
                     continue
@@ -132,9 +135,42 @@ class Embedder(nn.Module):
             DataError, SchemaMismatchError: see `check`.
         """
         self._checks.check_keyed(keyed, num_examples=keyed.stride(), where="events")
-        present = dict(_unpack([keyed], self.readers))
-        vectors = self._look_up(self._filled(present, num_examples=keyed.stride()))
-        return {k: _of_events(vectors[k], ids, self.readers[k]) for k, ids in present.items()}
+        unbegun = self._unbegun([keyed], self.readers, num_examples=keyed.stride())
+        return self.begun_sequences(unbegun)
+
+    def begin(self, batch: Batch) -> BegunLookup:
+        """Do of `forward` what the ids decide, while a step may still change the tables.
+
+        Args:
+            batch: Ids.
+
+        Raises:
+            DataError, SchemaMismatchError: see `check`.
+        """
+        self.check(batch)
+        parts = [batch.ids, batch.sequences]
+        return self._begun(self._unbegun(parts, self.readers, num_examples=len(batch)))
+
+    def begin_sequences(self, keyed: KeyedJaggedTensor) -> BegunLookup:
+        """Do of `sequences` what the ids decide, while a step may still change the tables.
+
+        Args:
+            keyed: As `sequences` gets them.
+
+        Raises:
+            DataError, SchemaMismatchError: see `check`.
+        """
+        self._checks.check_keyed(keyed, num_examples=keyed.stride(), where="events")
+        return self._begun(self._unbegun([keyed], self.readers, num_examples=keyed.stride()))
+
+    def begun_sequences(self, begun: BegunLookup) -> dict[str, Jagged]:
+        """The rest of `sequences`.
+
+        Args:
+            begun: By `begin_sequences`.
+        """
+        vectors = self._look_up(begun)
+        return {k: of_events(vectors[k], ids, self.readers[k]) for k, ids in begun.present.items()}
 
     def catalogue(self, key: str, *, num_ids: int) -> Tensor:
         """Vectors (num_ids, D) of every id of a reader; with gradient for a replicated table.
@@ -249,9 +285,7 @@ class Embedder(nn.Module):
     def materialize(self) -> None:
         """Make the collections whole on the CPU, with their first values, to run unsharded."""
         for place, tables in self._sharded.items():
-            store = self.get_submodule(place)
-            assert isinstance(store, PooledStore | SequenceStore)
-            materialize(store, tables, seed=self.config.seed)
+            materialize(self._store(place), tables, seed=self.config.seed)
 
     # ------------------------------------------------------------------------------ inside
     def _build_stores(self, *, is_served: bool) -> None:
@@ -278,46 +312,57 @@ class Embedder(nn.Module):
             self.add_module(place, store)
         self._one_each = self._readers_with_one_vector()
 
-    def _check_row_dtype(self) -> None:
-        """Refuse rows of 16 bits to schemes that work on them themselves."""
-        dtype = self.config.row_dtype
-        wrong = [
-            f"tables.{t.name}: a {scheme.table.spec.scheme} table works on its rows after a step "
-            f"and needs 32 bits, got a sharded one in {dtype}; allowed fp32; set "
-            f"tables.row_dtype to fp32, or the table's scheme to another in the feature file"
-            for t in self.sharded_tables()
-            if dtype != "fp32" and not (scheme := self.scheme_storing(t.name)).takes_half_rows
-        ]
-        if wrong:
-            raise RunConfigError(wrong)
-
-    def _filled(self, present: dict[str, _Ids], *, num_examples: int) -> dict[str, _Ids]:
-        """All readers: a collection wants every one of its keys, if only with no ids."""
+    def _unbegun(
+        self,
+        parts: Sequence[KeyedJaggedTensor | None],
+        readers: Mapping[str, Reader],
+        *,
+        num_examples: int,
+    ) -> BegunLookup:
+        """What is read; a collection wants every one of its keys, if only with no ids."""
+        present = dict(unpack(parts, readers))
         if len(present) == len(self.readers):
-            return present
+            return BegunLookup(present, present)
         device = next(iter(present.values())).values_L.device
-        nothing = _Ids(
+        nothing = Ids(
             values_L=torch.zeros(0, dtype=torch.int64, device=device),
             lengths_B=torch.zeros(num_examples, dtype=torch.int64, device=device),
         )
-        return {key: present.get(key, nothing) for key in self.readers}
+        return BegunLookup(present, {key: present.get(key, nothing) for key in self.readers})
 
-    def _look_up(self, ids: Mapping[str, _Ids]) -> dict[str, Tensor]:
-        """Combined vectors by reader."""
+    def _begun(self, unbegun: BegunLookup) -> BegunLookup:
         rows: dict[str, Rows] = {}
         for scheme in self._schemes:
-            remapped = scheme.remap({r.key: ids[r.key].values_L for r in scheme.table.readers})
-            for lookup in scheme.lookups:
-                rows[lookup.name] = Rows(remapped[lookup.name], ids[lookup.reader].lengths_B)
+            if scheme.remap_is_fixed:
+                rows |= _rows(scheme, unbegun.ids)
+        sent = {
+            place: begun
+            for place, tables in self._sharded.items()
+            if all(lookup.name in rows for lookup in self._lookups_of(tables))
+            and (begun := self._store(place).begin(rows)) is not None
+        }
+        return replace(unbegun, rows=rows, sent=sent)
+
+    def _look_up(self, begun: BegunLookup) -> dict[str, Tensor]:
+        """Combined vectors by reader."""
+        rows, ids = dict(begun.rows), begun.ids
+        for scheme in self._schemes:
+            if any(lookup.name not in rows for lookup in scheme.lookups):
+                rows |= _rows(scheme, ids)
         vectors = self.replicated(rows)
         for place in self._sharded:
-            vectors |= self.get_submodule(place)(rows)
+            vectors |= self._store(place)(rows, sent=begun.sent.get(place))
         combined: dict[str, Tensor] = {}
         for scheme in self._schemes:
             looked_up = {x.name: vectors[x.name] for x in scheme.lookups}
             of_readers = {r.key: ids[r.key].values_L for r in scheme.table.readers}
             combined |= scheme.combine(looked_up, of_readers)
         return combined
+
+    def _store(self, place: str) -> PooledStore | SequenceStore:
+        store = self.get_submodule(place)
+        assert isinstance(store, PooledStore | SequenceStore)
+        return store
 
     def _readers_with_one_vector(self) -> frozenset[str]:
         """Those whose looked-up vectors need no pooling: one id each, or pooled by the store."""
@@ -348,63 +393,11 @@ def _pools_early(scheme: Scheme) -> bool:
     )
 
 
-def _unpack(
-    parts: Sequence[KeyedJaggedTensor | None], readers: Mapping[str, Reader]
-) -> Iterator[tuple[str, _Ids]]:
-    """What each reader reads, where the batch has it."""
-    for keyed in parts:
-        if keyed is None:
-            continue
-        values = keyed.values().split(keyed.length_per_key())
-        lengths = keyed.lengths().view(len(keyed.keys()), -1).unbind()
-        found = dict(zip(keyed.keys(), map(_Ids, values, lengths), strict=True))
-        for key, reader in readers.items():
-            if reader.column not in found:
-                continue
-            ids, has_lists = found[reader.column], reader.event_pooling != "none"
-            counted = replace(ids, events=found[count_column(reader.column)]) if has_lists else ids
-            yield key, counted
-
-
-def _of_events(vectors_LD: Tensor, ids: _Ids, reader: Reader) -> Jagged:
-    """A vector per event."""
-    if reader.event_pooling == "none":
-        return Jagged(vectors_LD, ids.lengths_B)
-    events = ids.events
-    assert events is not None, "lists come with their counts"
-    return Jagged(pool(vectors_LD, events.values_L, how=reader.event_pooling), events.lengths_B)
+def _rows(scheme: Scheme, ids: Mapping[str, Ids]) -> dict[str, Rows]:
+    """Rows by lookup."""
+    remapped = scheme.remap({r.key: ids[r.key].values_L for r in scheme.table.readers})
+    return {x.name: Rows(remapped[x.name], ids[x.reader].lengths_B) for x in scheme.lookups}
 
 
 def _one_example(key: str, ids: Tensor) -> KeyedJaggedTensor:
     return KeyedJaggedTensor(keys=[key], values=ids, lengths=ids.new_tensor([len(ids)]))
-
-
-def _check_widths(sharded: Sequence[PhysicalTable]) -> None:
-    wrong = [
-        f"tables.{table.name}: fbgemm's rows have a multiple of 4 numbers, got a sharded table of "
-        f"{table.dim}; change the table's dim or scheme in the feature file, or set "
-        f"tables.dense_max_bytes of the run to {table.num_bytes} or more"
-        for table in sharded
-        if table.dim % 4
-    ]
-    if wrong:
-        raise FeatureConfigError(wrong)
-
-
-def _check_sharding(config: TablesConfig, tables: Sequence[PhysicalTable]) -> None:
-    sharded = [table.name for table in tables]
-    wrong = [
-        f"tables.sharding.{name}: no sharded table of this name, got {name!r}; allowed "
-        f"{', '.join(sharded) or 'none'}{did_you_mean(name, sharded)}; tables up to "
-        f"tables.dense_max_bytes = {config.dense_max_bytes} are replicated"
-        for name in config.sharding
-        if name not in sharded
-    ]
-    wrong += [
-        f"tables.sharding.{t.name}: column_wise would part rows from their learned steps, got "
-        f"column_wise; allowed table_wise, row_wise; change it, or set the table's step to fixed"
-        for t in tables
-        if config.sharding.get(t.name) == "column_wise" and t.grid is not None and t.grid.is_learned
-    ]
-    if wrong:
-        raise RunConfigError(wrong)

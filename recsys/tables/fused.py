@@ -71,6 +71,12 @@ def check_optimizer(config: TablesConfig, *, device: str) -> None:
             f"tables.sharding: column_wise changes row-wise Adagrad (a statistic per piece), got "
             f"column_wise for {', '.join(columns)}; allowed with adagrad, sgd; change one of them"
         )
+    if config.host_memory and device == "cpu":
+        mistakes.append(
+            f"tables.host_memory: moves rows from a GPU to the memory of its machine, got "
+            f"{', '.join(config.host_memory)} in a training on a CPU, where all tables lie there; "
+            f"allowed on GPUs; leave it out"
+        )
     if mistakes:
         raise RunConfigError(mistakes)
 

@@ -52,6 +52,13 @@ class Hardware:
         """What of it may be planned with."""
         return int(self.rank_bytes * (1 - RESERVED_SHARE))
 
+    @property
+    def usable_host_bytes(self) -> int:
+        """What a process may plan with of the memory beside its GPU; 0 without a GPU."""
+        if self.device == "cpu":
+            return 0
+        return int(self.node_bytes // self.ranks_per_node * (1 - RESERVED_SHARE))
+
 
 def hardware_here(device: torch.device, *, num_nodes: int, world_size: int) -> Hardware:
     """The machine of this process, and others like it.

@@ -16,6 +16,9 @@ def too_large(placement: Placement) -> list[str]:
     if placement.fits:
         return []
     hardware, needed = placement.hardware, placement.rank_bytes()
+    on_host = placement.rank_host_bytes()
+    if max(on_host) > hardware.usable_host_bytes:
+        return [_host_too_small(placement, on_host)]
     rank = needed.index(max(needed))
     excess = needed[rank] - hardware.usable_bytes
     usable = (
@@ -39,6 +42,19 @@ def too_large(placement: Placement) -> list[str]:
         else f"tables.{table.name}: no way to place all tables leaves room for it, got "
         f"{binary_size(part)} in process {rank}; allowed {usable}"
     ]
+
+
+def _host_too_small(placement: Placement, needed: list[int]) -> str:
+    """Of the memory of a machine that holds tables for its GPUs."""
+    hardware = placement.hardware
+    names = [table.name for table in placement.tables if table.is_on_host]
+    return (
+        f"tables.host_memory: {', '.join(names)} do not fit the memory of a machine beside its "
+        f"GPUs, got {binary_size(max(needed) * hardware.ranks_per_node)} for "
+        f"{hardware.ranks_per_node} processes; allowed "
+        f"{binary_size(hardware.usable_host_bytes * hardware.ranks_per_node)} of "
+        f"{binary_size(hardware.node_bytes)} ({RESERVED_SHARE:.0%} is left to the rest)"
+    )
 
 
 def largest_on(placement: Placement, *, rank: int) -> PlacedTable:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 from torchrec.distributed.planner.types import Shard, ShardingOption
@@ -13,9 +14,14 @@ from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.fused import state_bytes
 from recsys.tables.hardware import Hardware
-from recsys.tables.planner import PlanSearch, check_columns
+from recsys.tables.planner import CACHED_SHARE, PlanSearch, check_columns
+from recsys.tables.scheme import BYTES_PER_NUMBER
 
 _UNLIMITED_BYTES = 1 << 60
+_PLACE_BYTES = 4
+"""fbgemm notes on the GPU the table of each row that may be cached."""
+_SLOT_BYTES = 16
+"""And for each row that is, which one, and when it was last read."""
 DENSE_COPIES = 4
 """Of what all ranks have: weights, gradients, and two numbers each of an optimiser like Adam."""
 
@@ -32,6 +38,7 @@ class Piece:
         state_bytes: Of what the optimiser keeps of them.
         buffer_bytes: Ids and vectors that a step moves, as TorchRec estimates them.
         step_ms: Time of a step, likewise.
+        is_on_host: Whether weights and state lie in the memory of the machine, beside the GPU.
     """
 
     rank: int
@@ -41,11 +48,30 @@ class Piece:
     state_bytes: int
     buffer_bytes: int
     step_ms: float
+    is_on_host: bool = False
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of rows that a GPU keeps of a piece in the memory of the machine, and of their places."""
+        if not self.is_on_host:
+            return 0
+        places = math.ceil(self.num_rows * (_PLACE_BYTES + CACHED_SHARE * _SLOT_BYTES))
+        return round(self.weight_bytes * CACHED_SHARE) + places
+
+    @property
+    def table_bytes(self) -> int:
+        """What the device of the rank holds of it between steps."""
+        return self.cache_bytes if self.is_on_host else self.weight_bytes + self.state_bytes
 
     @property
     def num_bytes(self) -> int:
-        """All of it."""
-        return self.weight_bytes + self.state_bytes + self.buffer_bytes
+        """All that it takes of the device of the rank."""
+        return self.table_bytes + self.buffer_bytes
+
+    @property
+    def host_bytes(self) -> int:
+        """What it takes of the memory of the machine, beside that of its GPUs."""
+        return self.weight_bytes + self.state_bytes if self.is_on_host else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +96,13 @@ class PlacedTable:
 
     @property
     def num_bytes(self) -> int:
-        """On all ranks together."""
+        """On the devices of all ranks together."""
         return sum(piece.num_bytes for piece in self.pieces)
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether its rows lie in the memory of the machine, beside the GPUs."""
+        return any(piece.is_on_host for piece in self.pieces)
 
     @property
     def step_ms(self) -> float:
@@ -98,11 +129,19 @@ class Placement:
     plan: ShardingPlan = field(repr=False)
 
     def rank_bytes(self) -> list[int]:
-        """What each rank needs in all."""
+        """What each rank needs of its device in all."""
         needed = [self.replicated_bytes] * self.hardware.world_size
         for table in self.tables:
             for piece in table.pieces:
                 needed[piece.rank] += piece.num_bytes
+        return needed
+
+    def rank_host_bytes(self) -> list[int]:
+        """What each rank needs of the memory of its machine, beside that of the GPU."""
+        needed = [0] * self.hardware.world_size
+        for table in self.tables:
+            for piece in table.pieces:
+                needed[piece.rank] += piece.host_bytes
         return needed
 
     def step_ms(self) -> float:
@@ -132,10 +171,12 @@ def decide(module: nn.Module, *, hardware: Hardware, examples_per_rank: int) -> 
     replicated_bytes = _replicated_bytes(module, embedders)
     free_bytes = max(0, hardware.usable_bytes - replicated_bytes)
     search = PlanSearch(module, embedders, hardware, examples_per_rank)
-    found = search.best(memory_bytes=free_bytes)
+    found = search.best(memory_bytes=free_bytes, host_bytes=hardware.usable_host_bytes)
     fits = found is not None and hardware.usable_bytes >= replicated_bytes
     if found is None:
-        found = search.best(memory_bytes=_UNLIMITED_BYTES, is_even=True)
+        found = search.best(
+            memory_bytes=_UNLIMITED_BYTES, host_bytes=_UNLIMITED_BYTES, is_even=True
+        )
         assert found is not None, "any plan fits unlimited memory"
     plan, options = found
     return Placement(
@@ -163,7 +204,14 @@ def _placed(
             dim=table.dim,
             sharding=option.sharding_type,
             is_hinted=table.name in embedder.config.sharding,
-            pieces=tuple(_piece(shard, embedder.config) for shard in option.shards),
+            pieces=tuple(
+                _piece(
+                    shard,
+                    embedder.config,
+                    is_on_host=table.name in embedder.config.host_memory,
+                )
+                for shard in option.shards
+            ),
         )
         for embedder in embedders
         for table in embedder.sharded_tables()
@@ -171,22 +219,30 @@ def _placed(
     )
 
 
-def _piece(shard: Shard, config: TablesConfig) -> Piece:
+def _piece(shard: Shard, config: TablesConfig, *, is_on_host: bool) -> Piece:
     num_rows, dim = shard.size
     weights = num_rows * dim * config.bytes_per_row_number
     state = state_bytes(config.optimizer, num_rows=num_rows, dim=dim)
     assert shard.rank is not None
     assert shard.storage is not None
     assert shard.perf is not None
-    return Piece(
+    piece = Piece(
         rank=shard.rank,
         num_rows=num_rows,
         dim=dim,
         weight_bytes=weights,
         state_bytes=state,
-        buffer_bytes=max(0, shard.storage.hbm + shard.storage.ddr - weights - state),
+        buffer_bytes=0,
         step_ms=shard.perf.total,
+        is_on_host=is_on_host,
     )
+    # TorchRec counts, beside the rows that are cached, as large a share of the optimiser's state,
+    # of the bits that rows have, which fbgemm keeps with the table.
+    counted = state * config.bytes_per_row_number // BYTES_PER_NUMBER
+    cached = piece.cache_bytes + round(counted * CACHED_SHARE)
+    kept = cached if is_on_host else weights + state
+    device = shard.storage.hbm if is_on_host else shard.storage.hbm + shard.storage.ddr
+    return replace(piece, buffer_bytes=max(0, device - kept))
 
 
 def _replicated_bytes(module: nn.Module, embedders: Collection[Embedder]) -> int:

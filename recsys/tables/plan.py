@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.collective_utils import invoke_on_rank_and_broadcast_result
+from torchrec.distributed.embedding import ShardedEmbeddingCollection
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DataParallelWrapper, DefaultDataParallelWrapper
 from torchrec.distributed.types import ShardingEnv
 
@@ -74,6 +76,18 @@ def shard(
     for embedder in embedders.values():
         _fill_first_values(embedder)
     return sharded
+
+
+def forget_cached_rows(module: nn.Module) -> None:
+    """Let GPUs read anew what lies in the memory of their machines, since it was written there.
+
+    Args:
+        module: Sharded.
+    """
+    for part in module.modules():
+        if isinstance(part, ShardedEmbeddingBagCollection | ShardedEmbeddingCollection):
+            for lookup in part._lookups:
+                lookup.purge()  # pyright: ignore[reportCallIssue]
 
 
 def _shared_placement(

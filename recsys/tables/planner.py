@@ -28,7 +28,7 @@ from torchrec.distributed.planner.types import (
     ShardingOption,
     Storage,
 )
-from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
+from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingPlan, ShardingType
 from torchrec.modules.embedding_configs import DataType
 
 from features.errors import RunConfigError
@@ -40,6 +40,9 @@ from recsys.tables.scheme import BYTES_PER_NUMBER, PhysicalTable
 
 _ROW_NUMBERS = 4
 _MOST_COMBINATIONS = 1000
+
+CACHED_SHARE = 0.2
+"""Of a table in the memory of the machine, the rows that a GPU has room for: fbgemm's default."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,13 @@ class PlanSearch:
     examples_per_rank: int
 
     def best(
-        self, *, memory_bytes: int, is_even: bool = False
+        self, *, memory_bytes: int, host_bytes: int, is_even: bool = False
     ) -> tuple[ShardingPlan, list[ShardingOption]] | None:
         """The fastest plan that fits, and its choices in detail; None where none does.
 
         Args:
             memory_bytes: Of each rank.
+            host_bytes: Of each rank, of the machine's memory beside its GPU.
             is_even: Whether to cut all tables over all ranks, but for those of the run file.
         """
         hardware = self.hardware
@@ -79,7 +83,7 @@ class PlanSearch:
                 local_world_size=hardware.ranks_per_node,
                 compute_device=hardware.device,
                 hbm_cap=memory_bytes,
-                ddr_cap=memory_bytes,
+                ddr_cap=host_bytes if hardware.device == "cuda" else memory_bytes,
             )
             planner = EmbeddingShardingPlanner(
                 topology=topology,
@@ -118,9 +122,13 @@ class PlanSearch:
             lengths = embedder.lookup_lengths()
             for table in embedder.sharded_tables():
                 hint = embedder.config.sharding.get(table.name)
+                is_on_host = table.name in embedder.config.host_memory
+                kernels = EmbeddingComputeKernel
+                kernel = kernels.FUSED_UVM_CACHING if is_on_host else kernels.FUSED
                 found[table.name] = ParameterConstraints(
                     sharding_types=[hint] if hint else defaults,
-                    compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+                    compute_kernels=[kernel.value],
+                    cache_params=CacheParams(load_factor=CACHED_SHARE) if is_on_host else None,
                     min_partition=_column_width(table, world_size=self.hardware.world_size),
                     pooling_factors=[float(length) for length in lengths[table.name]],
                     output_dtype=DataType.FP32,
@@ -172,15 +180,17 @@ class _Enumerator(EmbeddingEnumerator):
         found = super().enumerate(module, sharders)
         for option in found:
             for shard in option.shards:
-                self._count_state(shard, self._configs[option.name])
+                self._count_state(shard, self._configs[option.name], table=option.name)
         return sorted(found, key=lambda option: (option.fqn, option.sharding_type))
 
-    def _count_state(self, shard: Shard, config: TablesConfig) -> None:
+    def _count_state(self, shard: Shard, config: TablesConfig, *, table: str) -> None:
         num_rows, dim = shard.size
         state = state_bytes(config.optimizer, num_rows=num_rows, dim=dim)
         missing = state - state * config.bytes_per_row_number // BYTES_PER_NUMBER
         assert shard.storage is not None, "super() has estimated it"
-        on_gpu, on_cpu = (missing, 0) if self._on_gpu else (0, missing)
+        on_gpu, on_cpu = (
+            (missing, 0) if self._on_gpu and table not in config.host_memory else (0, missing)
+        )
         shard.storage += Storage(hbm=on_gpu, ddr=on_cpu)
 
 

@@ -109,11 +109,14 @@ class Scheme(nn.Module, ABC):
             lookups, and nothing else belongs to it; then rows can follow their ids elsewhere.
         takes_half_rows: Whether sharded rows may have 16 bits in training; not where the scheme
             itself compares, prunes or writes them.
+        remap_is_fixed: Whether `remap` gives the same rows throughout a training; then rows are
+            found for the next step while one is still taken.
     """
 
     combines_linearly: bool = True
     is_made_of_rows: ClassVar[bool] = False
     takes_half_rows: ClassVar[bool] = True
+    remap_is_fixed: ClassVar[bool] = True
 
     def __init__(
         self,

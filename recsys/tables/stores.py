@@ -25,6 +25,7 @@ from recsys.tables.config import RowDType
 from recsys.tables.few_bits import FewBitRows, HalfRows
 from recsys.tables.initial import initial_rows
 from recsys.tables.scheme import Lookup, PhysicalTable
+from recsys.tables.sent_rows import SentRows
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,23 @@ class PooledStore(nn.Module):
             ],
         )
 
-    def forward(self, rows: Mapping[str, Rows]) -> dict[str, Tensor]:
-        """Pooled vectors (B, D) by lookup."""
-        pooled = self.collection(_keyed_jagged(self.names, rows))
+    def begin(self, rows: Mapping[str, Rows]) -> SentRows | None:
+        """Begin what `forward` does, without reading the tables; None: it cannot be begun."""
+        return SentRows.begin(self.collection, _keyed_jagged(self.names, rows))
+
+    def forward(
+        self, rows: Mapping[str, Rows], *, sent: SentRows | None = None
+    ) -> dict[str, Tensor]:
+        """Pooled vectors (B, D) by lookup.
+
+        Args:
+            rows: By lookup.
+            sent: What `begin` gave for these rows. None: nothing has been begun.
+        """
+        if sent is None:
+            pooled = self.collection(_keyed_jagged(self.names, rows))
+        else:
+            pooled = sent.look_up()
         # Sharded they are float32 already.
         vectors_of = pooled.values().float().split(pooled.length_per_key(), dim=1)
         # By name: the order of the keys follows the sharding plan.
@@ -180,9 +195,23 @@ class SequenceStore(nn.Module):
             ],
         )
 
-    def forward(self, rows: Mapping[str, Rows]) -> dict[str, Tensor]:
-        """Vectors (L, D) by lookup."""
-        looked_up = self.collection(_keyed_jagged(self.names, rows))
+    def begin(self, rows: Mapping[str, Rows]) -> SentRows | None:
+        """Begin what `forward` does, without reading the tables; None: it cannot be begun."""
+        return SentRows.begin(self.collection, _keyed_jagged(self.names, rows))
+
+    def forward(
+        self, rows: Mapping[str, Rows], *, sent: SentRows | None = None
+    ) -> dict[str, Tensor]:
+        """Vectors (L, D) by lookup.
+
+        Args:
+            rows: By lookup.
+            sent: What `begin` gave for these rows. None: nothing has been begun.
+        """
+        if sent is None:
+            looked_up = self.collection(_keyed_jagged(self.names, rows))
+        else:
+            looked_up = sent.look_up()
         # Sharded they are float32 already.
         return {name: looked_up[name].values().float() for name in self.names}
 
@@ -230,8 +259,11 @@ def _data_type(row_dtype: RowDType) -> DataType:
 
 
 def _keyed_jagged(names: Sequence[str], rows: Mapping[str, Rows]) -> KeyedJaggedTensor:
+    values = [rows[name].values_L for name in names]
     return KeyedJaggedTensor(
         keys=list(names),
-        values=torch.cat([rows[name].values_L for name in names]),
+        values=torch.cat(values),
         lengths=cast(Tensor, torch.cat([rows[name].lengths_B for name in names])),
+        # Known here; TorchRec would add the lengths up on the device, and wait for it.
+        length_per_key=[len(each) for each in values],
     )

@@ -60,14 +60,14 @@ class KeptItems:
         return cls(ids_K, older.vectors_VD[ids_V[ids_K]])
 
     def check(self, embedder: Embedder, *, key: str) -> None:
-        """Refuse a table that has no row for each item.
+        """Refuse a table that has no row for each item, or has them where a GPU does not look.
 
         Args:
             embedder: Of the model.
             key: The reader that items are scored by.
 
         Raises:
-            RunConfigError: it is of another scheme.
+            RunConfigError: it is of another scheme, or beside the GPU.
         """
         scheme = embedder.schemes[embedder.scheme_of[key]]
         assert isinstance(scheme, Scheme)
@@ -77,6 +77,11 @@ class KeptItems:
                 f"tables.{table.name}.scheme: items keep their vectors in rows of their own, got "
                 f"{table.spec.scheme}; allowed full; change it, or set "
                 f"model.compatible_with.how to pull"
+            )
+        if table.name in embedder.config.host_memory:
+            raise RunConfigError(
+                f"tables.host_memory: rows that keep their vectors lie on the GPU that reads them, "
+                f"got {table.name!r}; leave it out, or set model.compatible_with.how to pull"
             )
 
     def after_step(self, embedder: Embedder, *, key: str) -> AfterStep:

@@ -14,7 +14,7 @@ from recsys.metrics import RankingMetrics
 from recsys.nn.searching_ranker import SearchingRanker
 from recsys.protocols import Ranker
 from recsys.tables.config import TablesConfig
-from recsys.training.task import OptimizerFactory, SchedulerFactory, Task
+from recsys.training.task import BegunStep, OptimizerFactory, SchedulerFactory, Task
 from recsys.two_stages import embed_kept
 from recsys.types import Batch, Embedded, FieldLayout
 
@@ -28,6 +28,7 @@ class RankingTask(Task):
         scheduler: Changes the learning rate each step.
         tables: Where tables live and how the sharded ones are updated.
         seed: Of layers and dropout.
+        compile: Whether the ranker is compiled when training starts.
     """
 
     reads: ClassVar[Literal["ranking", "sequence"]] = "ranking"
@@ -40,8 +41,11 @@ class RankingTask(Task):
         scheduler: SchedulerFactory | None = None,
         tables: TablesConfig = TablesConfig(),  # noqa: B008  frozen
         seed: int = 0,
+        compile: bool = False,
     ) -> None:
-        super().__init__(optimizer=optimizer, scheduler=scheduler, tables=tables, seed=seed)
+        super().__init__(
+            optimizer=optimizer, scheduler=scheduler, tables=tables, seed=seed, compile=compile
+        )
         self.ranker_factory = ranker
 
     def build_model(self, layout: FieldLayout) -> None:
@@ -77,6 +81,11 @@ class RankingTask(Task):
         )
 
     @property
+    def dense_part(self) -> torch.nn.Module:
+        """The ranker."""
+        return self.ranker
+
+    @property
     def monitor(self) -> str:
         """AUC of the first label."""
         return f"val/auc/{self.schema.feature_set.labels[0]}"
@@ -101,9 +110,13 @@ class RankingTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss."""
-        losses = self.losses(self.embedder(batch), batch)
+        losses = self.losses(self.embedder(batch, begun=self.taken_up(batch)), batch)
         self.log_loss(losses[0], num_examples=len(batch))
         return self.with_penalty(torch.stack(losses).sum())
+
+    def begin_step(self, batch: Batch, *, step: int) -> BegunStep:
+        """Find the rows of all ids."""
+        return self.embedder.begin(batch)
 
     def losses(self, embedded: Embedded, batch: Batch) -> list[Tensor]:
         """The loss, and those of heads that only help in training; training minimises their sum."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import torch
-import torch.distributed as dist
 from lightning import Trainer
 from torch import Tensor
 
@@ -18,7 +17,6 @@ from recsys.bundle_items import BundleItems, item_names, items_of_bundle
 from recsys.data.sequences import ItemSequence
 from recsys.losses import FullSoftmax, SampledLoss
 from recsys.metrics import CatalogueMetrics, rank_targets, remove_seen, top_k
-from recsys.nn.candidates import sampled_logits
 from recsys.nn.catalogue import catalogue_scores
 from recsys.nn.tokens import Tokens, count_within, is_first, is_last
 from recsys.protocols import SequenceEncoder, SequenceLoss
@@ -31,7 +29,8 @@ from recsys.training.masks import cloze_masks, token_chances
 from recsys.training.negatives import ItemPopularity, draw_negatives
 from recsys.training.older_items import OPTION, CompatibleWith, PulledItems
 from recsys.training.sequence_features import check_features, check_prefix_widths
-from recsys.training.task import OptimizerFactory, SchedulerFactory, Task
+from recsys.training.sequence_step import SequenceStep, sampled_loss, share_of_all
+from recsys.training.task import BegunStep, OptimizerFactory, SchedulerFactory, Task
 from recsys.types import Batch, FieldLayout, Jagged
 
 ItemOutput = Literal["tied", "separate"]
@@ -64,6 +63,7 @@ class SequenceTask(Task):
             that its index serves this model's users. None: none.
         ks: Lengths of the lists that are evaluated; the last one picks the best checkpoint.
         seed: Of layers, dropout, masks and negatives.
+        compile: Whether the encoder is compiled when training starts.
 
     Source: Kang and McAuley, SASRec (2018); Sun et al., BERT4Rec (2019), section 3.6, whose extra
     sequences with the last item masked are drawn here instead of stored. Kusupati et al.,
@@ -89,8 +89,11 @@ class SequenceTask(Task):
         compatible_with: CompatibleWith | None = None,
         ks: tuple[int, ...] = (10,),
         seed: int = 0,
+        compile: bool = False,
     ) -> None:
-        super().__init__(optimizer=optimizer, scheduler=scheduler, tables=tables, seed=seed)
+        super().__init__(
+            optimizer=optimizer, scheduler=scheduler, tables=tables, seed=seed, compile=compile
+        )
         mistakes = [
             f"model.{name}: is no share, got {value}; allowed 0 to 1"
             for name, value in (("mask_share", mask_share), ("last_only_share", last_only_share))
@@ -193,9 +196,8 @@ class SequenceTask(Task):
             self.kept_items = kept
         elif self.pulled_items is None:
             weight = self.compatible_with.weight
-            self.pulled_items = PulledItems(
-                older, names, widths=self.widths, has_bias=has_bias, weight=weight
-            )
+            pulled = PulledItems(older, names, widths=self.widths, has_bias=has_bias, weight=weight)
+            self.pulled_items = pulled.to(self.device)
 
     def on_fit_start(self) -> None:
         """Check the settings, and count the items where negatives are drawn by popularity."""
@@ -213,6 +215,11 @@ class SequenceTask(Task):
         return (*super().after_steps(), give_back)
 
     @property
+    def dense_part(self) -> torch.nn.Module:
+        """The encoder."""
+        return self.encoder
+
+    @property
     def monitor(self) -> str:
         """NDCG at the last k."""
         return f"val/ndcg@{self.ks[-1]}"
@@ -220,15 +227,63 @@ class SequenceTask(Task):
     # ------------------------------------------------------------------------------ training
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss."""
+        asked = self.taken_up(batch) or self._asked(batch, step=self.global_step)
+        if asked.begun is None:
+            vectors = self.embedder.sequences(asked.keyed)
+        else:
+            vectors = self.embedder.begun_sequences(asked.begun)
+        vectors_MD = self._predict(asked, vectors)
+        if asked.negatives is None:
+            assert isinstance(self.loss, FullSoftmax)
+            items = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
+            ids = torch.arange(self.num_items, device=self.device)
+            bias_V = self.encoder.item_bias_V
+            parts = [(vectors_MD[:, :w], items[:, :w]) for w in self.widths]
+            losses = [self.loss(v, i, asked.targets_M, bias_V=bias_V) for v, i in parts]
+            loss = torch.stack(losses).sum()
+        else:
+            assert isinstance(self.loss, SampledLoss)
+            items, ids = asked.of_candidates(vectors[self.candidates_key].values_LD)
+            loss = sampled_loss(
+                self.loss,
+                asked,
+                vectors_MD=vectors_MD,
+                items_TD=items,
+                widths=self.widths,
+                bias_V=self.encoder.item_bias_V,
+                num_items=self.num_items,
+            )
+        world_size = self.trainer.world_size
+        loss = loss * share_of_all((asked.targets_M > 0).sum(), world_size=world_size)
+        if self.pulled_items is not None:
+            pull, count = self.pulled_items(items, ids)
+            loss = loss + pull * share_of_all(count, world_size=world_size)
+        self.log_loss(loss, num_examples=len(batch))
+        return self.with_penalty(loss)
+
+    def begin_step(self, batch: Batch, *, step: int) -> BegunStep:
+        """Draw masks and negatives, and find the rows of all ids."""
+        asked = self._asked(batch, step=step)
+        return replace(asked, begun=self.embedder.begin_sequences(asked.keyed))
+
+    def _asked(self, batch: Batch, *, step: int) -> SequenceStep:
+        """What a step asks for; nothing that training changes is read."""
         tokens = self._tokens(batch)
         if self.shuffle_ties:
-            step = salt("ties", self.seed, self.global_step)
-            _, chance_L = token_chances(batch.users_B, tokens.lengths_B, salt=step)
+            ties = salt("ties", self.seed, step)
+            _, chance_L = token_chances(batch.users_B, tokens.lengths_B, salt=ties)
             tokens = tokens.with_ties_shuffled(chance_L)
+        masked_M = None
         if self.encoder.objective == "cloze":
-            tokens = tokens.most_recent(self.max_length)
-            wanted_L = self._masked(tokens, batch.users_B)
-            inputs = tokens
+            inputs = tokens = tokens.most_recent(self.max_length)
+            wanted_L = cloze_masks(
+                batch.users_B,
+                tokens.lengths_B,
+                share=self.mask_share,
+                last_only_share=self.last_only_share,
+                salt=salt("mask", self.seed, step),
+            )
+            masked_M = wanted_L.nonzero().squeeze(1)
         else:
             wanted_L = ~is_first(tokens.lengths_B)
             inputs = tokens.without_last()
@@ -236,88 +291,28 @@ class SequenceTask(Task):
             tokens.lengths_B, output_size=len(wanted_L)
         )
         targets_M = (tokens.items_L * is_real_L)[wanted_L]
-        if isinstance(self.loss, FullSoftmax):
-            vectors_MD = self._predict(inputs, wanted_L, self.embedder.sequences(inputs.keyed()))
-            items = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
-            ids = torch.arange(self.num_items, device=self.device)
-            bias_V = self.encoder.item_bias_V
-            parts = [(vectors_MD[:, :w], items[:, :w]) for w in self.widths]
-            losses = [self.loss(v, i, targets_M, bias_V=bias_V) for v, i in parts]
-            loss = torch.stack(losses).sum()
-        else:
-            loss, items, ids = self._sampled_loss(
-                inputs, wanted_L, targets_M, batch.users_B, tokens.lengths_B
+        negatives = ids = None
+        if isinstance(self.loss, SampledLoss):
+            negatives = draw_negatives(
+                batch.users_B,
+                count_within(wanted_L, tokens.lengths_B),
+                num_items=self.num_items,
+                count=self.loss.num_negatives,
+                per=self.loss.negatives_per,
+                salt=salt("negatives", self.seed, step),
+                popularity=self.popularity,
             )
-        loss = loss * self._share((targets_M > 0).sum())
-        if self.pulled_items is not None:
-            pull, count = self.pulled_items(items, ids)
-            loss = loss + pull * self._share(count)
-        self.log_loss(loss, num_examples=len(batch))
-        return self.with_penalty(loss)
+            ids = torch.cat([targets_M, negatives.ids_SK.flatten()])
+        keyed = inputs.keyed() if ids is None else inputs.keyed({self.candidates_key: ids})
+        return SequenceStep(inputs, wanted_L, masked_M, targets_M, negatives, ids, keyed)
 
-    def _masked(self, tokens: Tokens, users_B: Tensor) -> Tensor:
-        """Tokens (L) that the cloze hides."""
-        return cloze_masks(
-            users_B,
-            tokens.lengths_B,
-            share=self.mask_share,
-            last_only_share=self.last_only_share,
-            salt=salt("mask", self.seed, self.global_step),
-        )
-
-    def _predict(self, inputs: Tokens, wanted_L: Tensor, vectors: Mapping[str, Jagged]) -> Tensor:
+    def _predict(self, asked: SequenceStep, vectors: Mapping[str, Jagged]) -> Tensor:
         """Vectors (M, D) that predict the targets, to be compared with items."""
-        history = inputs.history(vectors)
-        if self.encoder.objective == "next":
+        history = asked.inputs.history(vectors)
+        if asked.masked_M is None:
             return self.encoder.head(self.encoder(history))
-        wanted_M = wanted_L.nonzero().squeeze(1)
-        return self.encoder.head(self.encoder(self.encoder.mask(history, wanted_L), wanted_M))
-
-    def _sampled_loss(
-        self,
-        inputs: Tokens,
-        wanted_L: Tensor,
-        targets_M: Tensor,
-        users_B: Tensor,
-        lengths_B: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of targets and negatives, which are looked up together with the histories.
-
-        And the vectors and ids of all of these.
-        """
-        assert isinstance(self.loss, SampledLoss)
-        counts_B = count_within(wanted_L, lengths_B)
-        negatives = draw_negatives(
-            users_B,
-            counts_B,
-            num_items=self.num_items,
-            count=self.loss.num_negatives,
-            per=self.loss.negatives_per,
-            salt=salt("negatives", self.seed, self.global_step),
-            popularity=self.popularity,
-        )
-        ids = torch.cat([targets_M, negatives.ids_SK.flatten()])
-        vectors = self.embedder.sequences(inputs.keyed({self.candidates_key: ids}))
-        vectors_MD = self._predict(inputs, wanted_L, vectors)
-        items = vectors[self.candidates_key].values_LD
-        items = items[len(items) - len(ids) :]
-        log_expected_SK = negatives.log_expected_SK if self.loss.log_q else None
-        losses = []
-        for width in self.widths:
-            positives_M, negatives_MK = sampled_logits(
-                vectors_MD[:, :width],
-                items[:, :width],
-                targets_M=targets_M,
-                ids_SK=negatives.ids_SK,
-                sizes_S=negatives.sizes_S,
-                bias_V=self.encoder.item_bias_V,
-                log_expected_SK=log_expected_SK,
-            )
-            is_counted_M, num_items = targets_M > 0, self.num_items
-            losses.append(
-                self.loss(positives_M, negatives_MK, is_counted_M=is_counted_M, num_items=num_items)
-            )
-        return torch.stack(losses).sum(), items, ids
+        masked = self.encoder.mask(history, asked.wanted_L)
+        return self.encoder.head(self.encoder(masked, asked.masked_M))
 
     # ---------------------------------------------------------------------------- evaluation
     def forward(self, batch: Batch, *, width: int | None = None) -> Tensor:
@@ -389,14 +384,6 @@ class SequenceTask(Task):
         assert batch.sequences is not None
         self.embedder.check(batch)  # before it is taken apart
         return Tokens.of(batch.sequences, keys=self.keys, time_key=self.time_key)
-
-    def _share(self, here: Tensor) -> Tensor | float:
-        """Makes the mean over ranks of their means, of so many here, the mean over all."""
-        if self.trainer.world_size == 1:
-            return 1.0
-        everywhere = here.clone()
-        dist.all_reduce(everywhere)
-        return here * self.trainer.world_size / everywhere.clamp(min=1)
 
     def _metrics(self, split: str) -> CatalogueMetrics:
         metrics = self.metrics[f"on_{split}"]

@@ -33,9 +33,12 @@ from recsys.checkpoint import (
     tensor_shapes,
     write_checkpoint,
 )
-from recsys.tables.plan import shard
+from recsys.data.epochs import EpochLoader
+from recsys.data.loader import BatchLoader
+from recsys.tables.plan import forget_cached_rows, shard
 from recsys.tables.stores import table_names
 from recsys.training.continuing import state_keys
+from recsys.training.look_ahead import LookAhead
 from recsys.training.owed_validation import owes_validation, with_owed_validation
 from recsys.training.task import Task
 
@@ -47,10 +50,16 @@ class TorchRecStrategy(DDPStrategy):
 
     Args:
         process_group_backend: gloo or nccl; follows from the device where it is left open.
+        looks_ahead: Whether a step begins while the one before it runs, see `LookAhead`. None: on
+            a GPU, which does both at a time; a CPU has nothing to do it with.
     """
 
-    def __init__(self, process_group_backend: str | None = None) -> None:
+    def __init__(
+        self, process_group_backend: str | None = None, *, looks_ahead: bool | None = None
+    ) -> None:
         super().__init__(process_group_backend=process_group_backend)
+        self._looks_ahead = looks_ahead
+        self._look_ahead: LookAhead | None = None
         self._initial_lr: float | None = None
         self._table_lrs: list[float] = []
 
@@ -100,11 +109,36 @@ class TorchRecStrategy(DDPStrategy):
     ) -> Any:
         # Lightning's own way takes a batch apart tensor by tensor, each step.
         device = device or self.root_device
-        if device.type == "cpu":
+        if batch.weights_B.device == device:  # as on a CPU, or where it was copied ahead
             return batch
         # Now: on the device a look would be waited for, and a wrong id ends with its kernel.
         self.task.embedder.check(batch)
+        for keyed in (batch.ids, batch.sequences):
+            if keyed is not None:
+                keyed.length_per_key()  # adds up here, and is kept
         return batch.to(device, non_blocking=True)
+
+    @override
+    def process_dataloader(self, dataloader: object) -> object:
+        if self.root_device.type == "cuda" and isinstance(dataloader, EpochLoader | BatchLoader):
+            dataloader.pinned()
+        looks_ahead = self._looks_ahead
+        if looks_ahead is None:
+            looks_ahead = self.root_device.type == "cuda"
+        # Gradients of several batches are of one step: it has begun when it is to be begun.
+        is_step_each = self.task.trainer.accumulate_grad_batches == 1
+        if not (looks_ahead and is_step_each and isinstance(dataloader, EpochLoader)):
+            return dataloader
+        self._look_ahead = LookAhead(
+            self.task, device=self.root_device, to_device=self.batch_to_device
+        )
+        return dataloader.passed_through(self._look_ahead)
+
+    @override
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        super().pre_backward(closure_loss)
+        if self._look_ahead is not None:
+            self._look_ahead.send()
 
     @override
     def teardown(self) -> None:
@@ -177,6 +211,7 @@ class TorchRecStrategy(DDPStrategy):
     @override
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
         load_tensors(Path(checkpoint["directory"]), self._model_tensors())
+        forget_cached_rows(self.sharded)
 
     @override
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
@@ -201,6 +236,7 @@ class TorchRecStrategy(DDPStrategy):
             if name.removeprefix(f"{MODEL}embedder.") not in apart
         }
         load_fitting(directory, tensors)
+        forget_cached_rows(self.sharded)
 
     def _continue_from(self, directory: Path) -> None:
         """Begin with the weights of a checkpoint and the state of its optimisers, as far as kept.
@@ -212,6 +248,7 @@ class TorchRecStrategy(DDPStrategy):
         moved = {MODEL + name: MODEL + saved.get(t, name) for t, name in wanted.items()}
         tensors = {moved.get(n, n): tensor for n, tensor in self._model_tensors().items()}
         load_tensors(directory, tensors)
+        forget_cached_rows(self.sharded)
         if fused := self._fused_tensors():
             load_fitting(directory, fused)
         names = {name for name, _ in self.task.named_parameters()}

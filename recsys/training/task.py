@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from lightning import LightningModule, Trainer
@@ -27,12 +27,26 @@ from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
 from recsys.tables.logical import LogicalTable, logical_tables
 from recsys.tables.scheme import AfterStep, BeforeView
+from recsys.training.compiler import check_compiler
 from recsys.types import Batch, FieldLayout
 
 _log = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class BegunStep(Protocol):
+    """A training step as far as its batch decides it, begun during the one before."""
+
+    def send(self) -> None:
+        """Send other ranks what is for them, once all have said how much that is."""
+
+    def arrive(self) -> None:
+        """Take what they sent."""
+
+    def record_stream(self, stream: torch.cuda.streams.Stream) -> None:
+        """Keep the memory until the stream is done with it."""
 
 
 class Task(LightningModule, ABC):
@@ -43,11 +57,14 @@ class Task(LightningModule, ABC):
         scheduler: Changes its learning rate each step, and that of the sharded tables with it.
         tables: Where tables live and how the sharded ones are updated.
         seed: Of dropout and masking.
+        compile: Whether `dense_part` is compiled when training starts.
 
     Attributes:
         start_from: Checkpoint whose weights a new training begins with, where they fit. None: it
             begins with those of the seed.
         continue_from: Checkpoint whose weights and state of optimisers a new training begins with.
+        begun: The batch of the next training step, and what `begin_step` gave for it. None: the
+            step begins with itself.
     """
 
     reads: ClassVar[Literal["ranking", "sequence"]]
@@ -60,15 +77,18 @@ class Task(LightningModule, ABC):
         scheduler: SchedulerFactory | None,
         tables: TablesConfig,
         seed: int,
+        compile: bool,
     ) -> None:
         super().__init__()
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.tables_config = tables
         self.seed = seed
+        self.compiles = compile
         self.config: Mapping[str, Any] = {}
         self.start_from: Path | None = None
         self.continue_from: Path | None = None
+        self.begun: tuple[Batch, BegunStep] | None = None
         self._schema: FeatureSchema | None = None
         self._after_steps: tuple[AfterStep, ...] = ()
         self._before_views: tuple[BeforeView, ...] = ()
@@ -101,6 +121,11 @@ class Task(LightningModule, ABC):
 
     @property
     @abstractmethod
+    def dense_part(self) -> torch.nn.Module:
+        """What comes after the tables, where it can be compiled as a whole."""
+
+    @property
+    @abstractmethod
     def monitor(self) -> str:
         """The metric that says which checkpoint is best; the higher the better."""
 
@@ -127,8 +152,11 @@ class Task(LightningModule, ABC):
 
     # ------------------------------------------------------------------------------- running
     def on_fit_start(self) -> None:
-        """Check the settings, where nobody has done so before."""
+        """Check the settings, where nobody has done so before, and compile."""
         self.check_settings(self.trainer)
+        if self.compiles:
+            # In place, so that names of weights stay; the last batch of an epoch is smaller.
+            self.dense_part.compile(dynamic=True)
 
     def check_inputs(self) -> None:
         """Refuse what the model's settings name wrongly, before any data is read.
@@ -154,6 +182,8 @@ class Task(LightningModule, ABC):
                 "trainer.precision: fp16 scaling would scale the gradients that schemes of tables "
                 "use, got 16-mixed; allowed 32-true, bf16-mixed; choose one"
             )
+        if self.compiles:
+            check_compiler(trainer.strategy.root_device.type)
         if not self.embedder.sharded_tables():
             return
         check_optimizer(self.tables_config, device=trainer.strategy.root_device.type)
@@ -257,6 +287,20 @@ class Task(LightningModule, ABC):
                 "validations count after step %d, when tables meet their budgets",
                 self.settled_after,
             )
+
+    @abstractmethod
+    def begin_step(self, batch: Batch, *, step: int) -> BegunStep:
+        """Do of `training_step` what follows from the batch, and reads nothing that training moves.
+
+        Args:
+            batch: On the device.
+            step: Number of the step, `global_step` when it is taken.
+        """
+
+    def taken_up(self, batch: Batch) -> Any:
+        """What was begun of the training step of a batch, given once; None: nothing was."""
+        begun, self.begun = self.begun, None
+        return begun[1] if begun is not None and begun[0] is batch else None
 
     def with_penalty(self, loss: Tensor) -> Tensor:
         """The loss of a step, and what the schemes of tables add to it."""

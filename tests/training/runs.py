@@ -149,6 +149,8 @@ def fit_task(
     max_steps: int = 8,
     resume: str | None = None,
     callbacks: Sequence[Callback] = (),
+    looks_ahead: bool | None = None,
+    val_check_interval: int | None = None,
 ):
     """Train a task, leave a checkpoint called `name`."""
     saved = ModelCheckpoint(
@@ -160,7 +162,8 @@ def fit_task(
     trainer = Trainer(
         accelerator="cpu",
         devices=world_size,
-        strategy=TorchRecStrategy(),
+        strategy=TorchRecStrategy(looks_ahead=looks_ahead),
+        val_check_interval=val_check_interval,
         max_steps=max_steps,
         max_epochs=-1,
         callbacks=[*callbacks, saved],

@@ -26,6 +26,7 @@ from recsys.trained import load_task
 from recsys.training.kept_items import KeptItems
 from recsys.training.older_items import CompatibleWith, PulledItems
 from recsys.training.sequence import SequenceTask
+from recsys.training.sequence_step import share_of_all
 
 NAMES = pl.Series(["a", "b", "c", None])
 OLDER = BundleItems(pl.Series(["c", "x", "a"]), torch.arange(8.0).view(4, 2).cos(), False)
@@ -116,19 +117,17 @@ def test_it_is_added_to_the_loss_of_a_step(generations, loss, dense_max_bytes):
     torch.testing.assert_close(found - without, expected)
 
 
-def test_the_mean_is_that_over_all_ranks(generations, monkeypatch):
+def test_the_mean_is_that_over_all_ranks(monkeypatch):
     """Two ranks with different numbers of known items; gradients are averaged over ranks."""
-    bundle = bundle_of(generations, "new", "SASRec")
-    task, _ = built_task(
-        generations, loss=SampledSoftmax(num_negatives=5), bundle=bundle, world_size=2
-    )
     counts = [3, 9]
     monkeypatch.setattr(
-        "recsys.training.sequence.dist.all_reduce", lambda here: here.fill_(sum(counts))
+        "recsys.training.sequence_step.dist.all_reduce", lambda here: here.fill_(sum(counts))
     )
     means = [0.5, 0.25]
-    parts = [m * task._share(torch.tensor(c)) for m, c in zip(means, counts, strict=True)]
+    shares = [share_of_all(torch.tensor(count), world_size=2) for count in counts]
+    parts = [mean * share for mean, share in zip(means, shares, strict=True)]
     assert float(sum(parts)) / 2 == pytest.approx((0.5 * 3 + 0.25 * 9) / 12)
+    assert share_of_all(torch.tensor(3), world_size=1) == 1
 
 
 # ---------------------------------------------------------------------------------- whole runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,8 @@ class CCEScheme(Scheme):
     Differs from the paper: it clusters after numbers of steps, not of epochs; and features that
     share the table are clustered together.
     """
+
+    remap_is_fixed: ClassVar[bool] = False  # a clustering moves ids to other rows
 
     num_clusterings: Tensor
 
