@@ -43,6 +43,7 @@ class Case:
         precision: Of the trainer.
         within: Largest difference between losses of the two devices.
         on_cpu: Whether a CPU can train it at all.
+        row_dtype: Of the sharded tables.
     """
 
     model: str
@@ -50,11 +51,13 @@ class Case:
     precision: str = "32-true"
     within: float = 1e-4
     on_cpu: bool = True
+    row_dtype: str = "fp32"
 
     @property
     def name(self) -> str:
         """As it is printed."""
-        return f"{self.model} {self.optimizer} {self.precision}"
+        half = "" if self.row_dtype == "fp32" else f" rows {self.row_dtype}"
+        return f"{self.model} {self.optimizer} {self.precision}{half}"
 
 
 # --------------------------------------------------------------------------------------- data
@@ -127,6 +130,7 @@ def task_of(case: Case, *, host_memory: tuple[str, ...] = ()) -> Any:
         dense_max_bytes=0,
         optimizer=FusedOptimizer(name=case.optimizer, lr=0.05),  # pyright: ignore
         host_memory=host_memory,
+        row_dtype=case.row_dtype,  # pyright: ignore
     )
     adam = partial(torch.optim.Adam, lr=1e-3)
     if case.model == "sasrec":

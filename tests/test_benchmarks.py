@@ -146,7 +146,7 @@ def test_all_of_the_gpu_benchmark_runs_on_a_cpu(tmp_path):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert all(case["is_right"] for case in report["compared"].values())
-    assert len(report["compared"]) == 8
+    assert len(report["compared"]) == 9
     assert report["sections"]["speed"]["ahead_ratio"] > 0
     text = (tmp_path / "gpu.md").read_text()
     assert "| dlrm adagrad 32-true | 0.0e+00; ahead: equal | right |" in text

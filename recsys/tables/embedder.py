@@ -13,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features.columns import is_of_sequence
 from features.errors import RunConfigError
+from recsys.tables import sharding_checks
 from recsys.tables.batch_checks import BatchChecks
 from recsys.tables.config import TablesConfig
 from recsys.tables.early import BegunLookup
@@ -21,12 +22,6 @@ from recsys.tables.pooling import pool
 from recsys.tables.reads import Ids, of_events, unpack
 from recsys.tables.scheme import BYTES_PER_NUMBER, Lookup, PhysicalTable, Scheme
 from recsys.tables.schemes import build_scheme
-from recsys.tables.sharding_checks import (
-    check_host_memory,
-    check_row_dtype,
-    check_sharding,
-    check_widths,
-)
 from recsys.tables.stores import PooledStore, ReplicatedStore, Rows, SequenceStore, materialize
 from recsys.types import Batch, Embedded, Jagged
 
@@ -66,12 +61,11 @@ class Embedder(nn.Module):
         self.scheme_of = {r.key: table.name for table in tables for r in table.readers}
         self._checks = BatchChecks.of(self._schemes)
         self._build_stores(is_served=is_served)
-        check_widths(self.sharded_tables())
-        check_sharding(config, self.sharded_tables())
-        check_host_memory(config, self._schemes)
-        check_row_dtype(
-            config, {t.name: self.scheme_storing(t.name) for t in self.sharded_tables()}
-        )
+        sharded = {t: self.scheme_storing(t.name) for t in self.sharded_tables()}
+        sharding_checks.check_widths([*sharded])
+        sharding_checks.check_sharding(config, [*sharded])
+        sharding_checks.check_host_memory(config, self._schemes)
+        sharding_checks.check_row_dtype(config, {t.name: scheme for t, scheme in sharded.items()})
 
     def forward(
         self,
