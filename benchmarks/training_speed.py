@@ -37,6 +37,8 @@ import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from recsys.tables.config import TablesConfig
+
 _BENCHMARKS = Path(__file__).resolve().parent
 _OURS, _THEIRS = "recsys", "FuxiCTR"
 _WARM_UP, _MIN_STEPS = 6, 20
@@ -47,6 +49,7 @@ SETTINGS = {
     "num_cross_layers": 3,
     "mlp": [400, 400, 400],
     "lr": 1e-3,
+    "dense_max_bytes": TablesConfig().dense_max_bytes,
     "batch_size": 1024,
     "predict_batch_size": 8192,
     "num_workers": 0,
@@ -129,13 +132,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=SETTINGS["batch_size"])
     parser.add_argument("--precision", default="32-true", help="of this side's trainer")
+    most = SETTINGS["dense_max_bytes"]
+    parser.add_argument("--dense-max-bytes", type=int, default=most, help="of this side's tables")
     return parser.parse_args()
 
 
 def _settings(options: argparse.Namespace, *, model: str, rows: int, seed: int) -> dict[str, Any]:
     chosen = {name: getattr(options, name) for name in ("seconds", "threads", "batch_size")}
     chosen |= {"model": model, "rows": rows, "seed": seed, "passes": 0}
-    return {**SETTINGS, **chosen, "precision": options.precision}
+    ours = {name: getattr(options, name) for name in ("precision", "dense_max_bytes")}
+    return {**SETTINGS, **chosen, **ours}
 
 
 def write_data(directory: Path, *, rows: int, num_events: Mapping[str, int]) -> Path:
@@ -206,6 +212,7 @@ def _experiment(data: Path, out: Path, settings: Mapping[str, Any]) -> dict[str,
             "init_args": {
                 "ranker": ranker,
                 "optimizer": {"class_path": "torch.optim.Adam", "init_args": adam},
+                "tables": {"dense_max_bytes": settings["dense_max_bytes"]},
             },
         },
         "run": {"root": str(out), "name": "run", "test": False},
