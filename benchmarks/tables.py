@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/tables.py [--quick] [--large] [--json FILE]
 
-A step is forward, backward and update of 4096 examples with 4 uniform ids each, summed. At every
-number of rows and width, beside each other: schemes of this project, sharded on one rank and
-updated inside the backward pass; fbgemm's kernel alone, in 32 and 16 bits; torch's `EmbeddingBag`
-with sparse gradients, and with dense ones, which visit every row. Cases take turns; a ratio is the
-median of those within a round, to `EmbeddingBag` with sparse gradients and SGD.
+A step is forward, backward and update of 4096 examples (or `--examples`) with 4 uniform ids each,
+summed. At every number of rows and width, beside each other: schemes of this project, sharded on
+one rank and updated inside the backward pass; fbgemm's kernel alone, in 32 and 16 bits; torch's
+`EmbeddingBag` with sparse gradients, and with dense ones, which visit every row. Cases take turns;
+a ratio is the median of those within a round, to `EmbeddingBag` with sparse gradients and SGD.
 
 GB/s counts what a step has to move: each row once in the forward pass, read and written in the
 update, and the optimiser's numbers of these rows read and written. It is compared with a triad
@@ -41,7 +41,7 @@ from recsys.tables.logical import LogicalTable, Reader
 from recsys.tables.plan import shard
 from recsys.types import Batch
 
-_NUM_EXAMPLES, _PER_EXAMPLE = 4096, 4
+_PER_EXAMPLE = 4
 _LARGEST_DENSE = 1_000_000  # rows; beyond, a dense step takes seconds
 _LR = 0.01
 _SCHEMES = {
@@ -71,6 +71,7 @@ class Case:
         dtype: `fp32` or `fp16`.
         rows: V.
         dim: D.
+        examples: Of a step.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class Case:
     dtype: str
     rows: int
     dim: int
+    examples: int
 
     @property
     def state_numbers(self) -> int:
@@ -95,7 +97,7 @@ class Case:
     @property
     def step_bytes(self) -> int:
         """That a step has to move; multihash looks up two rows of each id."""
-        lookups = _NUM_EXAMPLES * _PER_EXAMPLE * (2 if self.scheme == "multihash" else 1)
+        lookups = self.examples * _PER_EXAMPLE * (2 if self.scheme == "multihash" else 1)
         number = 2 if self.dtype == "fp16" else 4
         return lookups * (3 * self.dim * number + 2 * 4 * self.state_numbers)
 
@@ -109,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10**5, 10**6, 10**7])
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--examples", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=10, help="of each case in a round")
     parser.add_argument("--quick", action="store_true", help="10,000 rows of width 16, 2 rounds")
@@ -124,9 +127,9 @@ def main() -> None:
           f"{'GB/s':>6} {'of memory':>9}", flush=True)  # fmt: skip
     found = []
     for rows, dim in [(rows, dim) for dim in options.widths for rows in sorted(options.rows)]:
-        found += _measured(_cases(rows, dim), options, bandwidth)
+        found += _measured(_cases(rows, dim, options.examples), options, bandwidth)
     if options.large:
-        large = Case("fbgemm", "full", "rowwise_adagrad", "fp16", 10**8, 16)
+        large = Case("fbgemm", "full", "rowwise_adagrad", "fp16", 10**8, 16, options.examples)
         found += _measured([large], options, bandwidth)
     if options.json:
         content = {"memory_bytes_per_s": bandwidth, "cases": found}
@@ -142,15 +145,17 @@ def triad_bytes_per_s(*, num_bytes: int, times: int = 5) -> float:
     return 3 * num_bytes / seconds
 
 
-def _cases(rows: int, dim: int) -> list[Case]:
+def _cases(rows: int, dim: int, examples: int) -> list[Case]:
     """All of one size; the reference first."""
-    found = [Case("torch sparse", "full", "sgd", "fp32", rows, dim)]
-    found.append(Case("torch sparse", "full", "adam", "fp32", rows, dim))
+    size = (rows, dim, examples)
+    found = [Case("torch sparse", "full", "sgd", "fp32", *size)]
+    found.append(Case("torch sparse", "full", "adam", "fp32", *size))
     if rows <= _LARGEST_DENSE:
-        found.append(Case("torch dense", "full", "adam", "fp32", rows, dim))
+        found.append(Case("torch dense", "full", "adam", "fp32", *size))
     for dtype in ("fp32", "fp16"):
-        found += [Case("fbgemm", "full", name, dtype, rows, dim) for name in _KERNELS]
-    found += [Case("recsys", s, "rowwise_adagrad", "fp32", rows, dim) for s in _SCHEMES]
+        found += [Case("fbgemm", "full", name, dtype, *size) for name in _KERNELS]
+    found += [Case("recsys", "full", name, "fp32", *size) for name in ("sgd", "adagrad")]
+    found += [Case("recsys", s, "rowwise_adagrad", "fp32", *size) for s in _SCHEMES]
     return found
 
 
@@ -192,7 +197,7 @@ def _line(
 def _batches(rows: int, options: argparse.Namespace) -> Iterator[list[Tensor]]:
     rng = torch.Generator().manual_seed(0)
     for _ in range(options.rounds + 1):
-        size = (_NUM_EXAMPLES * _PER_EXAMPLE,)
+        size = (options.examples * _PER_EXAMPLE,)
         yield [torch.randint(0, rows, size, generator=rng) for _ in range(options.steps)]
 
 
@@ -211,11 +216,11 @@ def _torch(case: Case) -> Step:
         optimizer = torch.optim.SparseAdam(table.parameters(), lr=_LR)
     else:
         optimizer = torch.optim.Adam(table.parameters(), lr=_LR, fused=True)
-    gradient = torch.full((_NUM_EXAMPLES, case.dim), 1e-3)
+    gradient = torch.full((case.examples, case.dim), 1e-3)
 
     def step(ids: Tensor) -> None:
         optimizer.zero_grad()
-        table(ids.view(_NUM_EXAMPLES, _PER_EXAMPLE)).backward(gradient)
+        table(ids.view(case.examples, _PER_EXAMPLE)).backward(gradient)
         optimizer.step()
 
     return step
@@ -234,8 +239,8 @@ def _fbgemm(case: Case) -> Step:
     for states in table.split_optimizer_states():
         for state in states:
             state.zero_()
-    gradient = torch.full((_NUM_EXAMPLES, case.dim), 1e-3)
-    offsets = torch.arange(0, _NUM_EXAMPLES * _PER_EXAMPLE + 1, _PER_EXAMPLE)
+    gradient = torch.full((case.examples, case.dim), 1e-3)
+    offsets = torch.arange(0, case.examples * _PER_EXAMPLE + 1, _PER_EXAMPLE)
     return lambda ids: table(ids, offsets).backward(gradient)
 
 
@@ -263,23 +268,23 @@ def _recsys(case: Case) -> Step:
         for statistic in state.values():
             for part in statistic.local_shards():
                 part.tensor.zero_()
-    gradient = torch.full((_NUM_EXAMPLES, case.dim), 1e-3)
+    gradient = torch.full((case.examples, case.dim), 1e-3)
     return lambda ids: model(_batch(ids)).backward(gradient)
 
 
 def _batch(ids: Tensor) -> Batch:
-    none = torch.zeros(0, dtype=torch.int64)
+    none, num_examples = torch.zeros(0, dtype=torch.int64), len(ids) // _PER_EXAMPLE
     return Batch(
         ids=KeyedJaggedTensor(
             keys=["ids"],
             values=ids,
-            lengths=torch.full((_NUM_EXAMPLES,), _PER_EXAMPLE),
+            lengths=torch.full((num_examples,), _PER_EXAMPLE),
             length_per_key=[len(ids)],
         ),
         sequences=None,
-        dense_BN=torch.zeros(_NUM_EXAMPLES, 0),
-        labels_BT=torch.zeros(_NUM_EXAMPLES, 0),
-        weights_B=torch.ones(_NUM_EXAMPLES),
+        dense_BN=torch.zeros(num_examples, 0),
+        labels_BT=torch.zeros(num_examples, 0),
+        weights_B=torch.ones(num_examples),
         users_B=none,
         targets_B=none,
         seen_values=none,
