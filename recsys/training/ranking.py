@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
+from lightning import Trainer
 from torch import Tensor
 
 from features.errors import FeatureConfigError
@@ -14,6 +15,7 @@ from recsys.metrics import RankingMetrics
 from recsys.nn.searching_ranker import SearchingRanker
 from recsys.protocols import Ranker
 from recsys.tables.config import TablesConfig
+from recsys.training.compiler import check_compiler
 from recsys.training.task import BegunStep, OptimizerFactory, SchedulerFactory, Task
 from recsys.two_stages import embed_kept
 from recsys.types import Batch, Embedded, FieldLayout
@@ -43,10 +45,9 @@ class RankingTask(Task):
         seed: int = 0,
         compile: bool = False,
     ) -> None:
-        super().__init__(
-            optimizer=optimizer, scheduler=scheduler, tables=tables, seed=seed, compile=compile
-        )
+        super().__init__(optimizer=optimizer, scheduler=scheduler, tables=tables, seed=seed)
         self.ranker_factory = ranker
+        self.compiles = compile
 
     def build_model(self, layout: FieldLayout) -> None:
         """Make the ranker and a set of metrics per label.
@@ -80,10 +81,22 @@ class RankingTask(Task):
             }
         )
 
-    @property
-    def dense_part(self) -> torch.nn.Module:
-        """The ranker."""
-        return self.ranker
+    def check_settings(self, trainer: Trainer) -> None:
+        """Refuse what would train wrongly without a word, and to compile without a compiler.
+
+        Raises:
+            RunConfigError: with all such settings.
+        """
+        super().check_settings(trainer)
+        if self.compiles:
+            check_compiler(trainer.strategy.root_device.type)
+
+    def on_fit_start(self) -> None:
+        """Check the settings, where nobody has done so before, and compile."""
+        super().on_fit_start()
+        if self.compiles:
+            # In place, so that names of weights stay; the last batch of an epoch is smaller.
+            self.ranker.compile(dynamic=True)
 
     @property
     def monitor(self) -> str:

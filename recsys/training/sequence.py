@@ -63,7 +63,6 @@ class SequenceTask(Task):
             that its index serves this model's users. None: none.
         ks: Lengths of the lists that are evaluated; the last one picks the best checkpoint.
         seed: Of layers, dropout, masks and negatives.
-        compile: Whether the encoder is compiled when training starts.
 
     Source: Kang and McAuley, SASRec (2018); Sun et al., BERT4Rec (2019), section 3.6, whose extra
     sequences with the last item masked are drawn here instead of stored. Kusupati et al.,
@@ -89,11 +88,8 @@ class SequenceTask(Task):
         compatible_with: CompatibleWith | None = None,
         ks: tuple[int, ...] = (10,),
         seed: int = 0,
-        compile: bool = False,
     ) -> None:
-        super().__init__(
-            optimizer=optimizer, scheduler=scheduler, tables=tables, seed=seed, compile=compile
-        )
+        super().__init__(optimizer=optimizer, scheduler=scheduler, tables=tables, seed=seed)
         mistakes = [
             f"model.{name}: is no share, got {value}; allowed 0 to 1"
             for name, value in (("mask_share", mask_share), ("last_only_share", last_only_share))
@@ -213,11 +209,6 @@ class SequenceTask(Task):
         give_back = self.kept_items.after_step(self.embedder, key=self.candidates_key)
         give_back(self.global_step)
         return (*super().after_steps(), give_back)
-
-    @property
-    def dense_part(self) -> torch.nn.Module:
-        """The encoder."""
-        return self.encoder
 
     @property
     def monitor(self) -> str:

@@ -27,7 +27,6 @@ from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
 from recsys.tables.logical import LogicalTable, logical_tables
 from recsys.tables.scheme import AfterStep, BeforeView
-from recsys.training.compiler import check_compiler
 from recsys.types import Batch, FieldLayout
 
 _log = logging.getLogger(__name__)
@@ -57,7 +56,6 @@ class Task(LightningModule, ABC):
         scheduler: Changes its learning rate each step, and that of the sharded tables with it.
         tables: Where tables live and how the sharded ones are updated.
         seed: Of dropout and masking.
-        compile: Whether `dense_part` is compiled when training starts.
 
     Attributes:
         start_from: Checkpoint whose weights a new training begins with, where they fit. None: it
@@ -77,14 +75,12 @@ class Task(LightningModule, ABC):
         scheduler: SchedulerFactory | None,
         tables: TablesConfig,
         seed: int,
-        compile: bool,
     ) -> None:
         super().__init__()
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.tables_config = tables
         self.seed = seed
-        self.compiles = compile
         self.config: Mapping[str, Any] = {}
         self.start_from: Path | None = None
         self.continue_from: Path | None = None
@@ -121,11 +117,6 @@ class Task(LightningModule, ABC):
 
     @property
     @abstractmethod
-    def dense_part(self) -> torch.nn.Module:
-        """What comes after the tables, where it can be compiled as a whole."""
-
-    @property
-    @abstractmethod
     def monitor(self) -> str:
         """The metric that says which checkpoint is best; the higher the better."""
 
@@ -152,11 +143,8 @@ class Task(LightningModule, ABC):
 
     # ------------------------------------------------------------------------------- running
     def on_fit_start(self) -> None:
-        """Check the settings, where nobody has done so before, and compile."""
+        """Check the settings, where nobody has done so before."""
         self.check_settings(self.trainer)
-        if self.compiles:
-            # In place, so that names of weights stay; the last batch of an epoch is smaller.
-            self.dense_part.compile(dynamic=True)
 
     def check_inputs(self) -> None:
         """Refuse what the model's settings name wrongly, before any data is read.
@@ -182,8 +170,6 @@ class Task(LightningModule, ABC):
                 "trainer.precision: fp16 scaling would scale the gradients that schemes of tables "
                 "use, got 16-mixed; allowed 32-true, bf16-mixed; choose one"
             )
-        if self.compiles:
-            check_compiler(trainer.strategy.root_device.type)
         if not self.embedder.sharded_tables():
             return
         check_optimizer(self.tables_config, device=trainer.strategy.root_device.type)
