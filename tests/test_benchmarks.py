@@ -128,7 +128,7 @@ def test_tables_runs(tmp_path):
     assert ran.returncode == 0, ran.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     by_case = {(c["kind"], c["scheme"], c["optimizer"], c["dtype"]): c for c in figures["cases"]}
-    assert len(by_case) == len(ran.stdout.splitlines()) - 2 == 13
+    assert len(by_case) == len(ran.stdout.splitlines()) - 2 == 15
     reference = by_case["torch sparse", "full", "sgd", "fp32"]
     assert reference["ratio"] == 1
     # 16,384 rows of 16 numbers of 4 bytes, read twice and written once.
@@ -154,6 +154,7 @@ def test_all_of_the_gpu_benchmark_runs_on_a_cpu(tmp_path):
     assert "speed: share of the triad's bandwidth" in text
 
 
+@pytest.mark.slow
 def test_a_section_of_the_gpu_benchmark_runs(tmp_path):
     options = ["--section", "speed", "--device", "cpu", "--quick", "--out", tmp_path / "speed.json"]
     ran = run_benchmark("gpu", *options)
@@ -238,6 +239,7 @@ def test_the_tables_of_the_trainer_have_medians_of_ratios_and_milliseconds(bench
     assert len(lines) == 6
 
 
+@pytest.mark.slow
 def test_trainer_cost_runs(tmp_path):
     ran = run_benchmark("trainer_cost", "--quick", "--json", tmp_path / "figures.json")
     assert ran.returncode == 0, ran.stderr
