@@ -92,11 +92,10 @@ class _Checkpoint(ModelCheckpoint):
         if state_dict["dirpath"] != self.dirpath and (here / best.name).exists():
             # Of another place Lightning would forget the best score, and keep a worse checkpoint.
             paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-            state_dict |= {"dirpath": self.dirpath} | {
-                name: str(here / Path(state_dict[name]).name) for name in paths if state_dict[name]
-            }
+            moved = {n: str(here / Path(state_dict[n]).name) for n in paths if state_dict[n]}
             scores = state_dict["best_k_models"].items()
-            state_dict["best_k_models"] = {str(here / Path(path).name): v for path, v in scores}
+            best_k = {str(here / Path(path).name): score for path, score in scores}
+            state_dict = {**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": best_k}
         super().load_state_dict(state_dict)
 
 
