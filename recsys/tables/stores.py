@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import assert_never, cast
+from typing import Any, assert_never, cast
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,23 @@ class ReplicatedStore(nn.Module):
         return vectors
 
 
-class PooledStore(nn.Module):
+class _CollectionStore(nn.Module):
+    """Tables in a collection of TorchRec's; `names` are the lookups that it has as keys."""
+
+    names: list[str]
+    collection: EmbeddingBagCollection | EmbeddingCollection
+
+    def begin(self, rows: Mapping[str, Rows]) -> SentRows | None:
+        """Begin what `forward` does, without reading the tables; None: it cannot be begun."""
+        return SentRows.begin(self.collection, _keyed_jagged(self.names, rows))
+
+    def _looked_up(self, rows: Mapping[str, Rows], sent: SentRows | None) -> Any:
+        if sent is not None:
+            return sent.look_up()
+        return self.collection(_keyed_jagged(self.names, rows))
+
+
+class PooledStore(_CollectionStore):
     """Sharded tables whose readers want one vector per example. Gives a pooled vector (B, D).
 
     Args:
@@ -137,10 +153,6 @@ class PooledStore(nn.Module):
             ],
         )
 
-    def begin(self, rows: Mapping[str, Rows]) -> SentRows | None:
-        """Begin what `forward` does, without reading the tables; None: it cannot be begun."""
-        return SentRows.begin(self.collection, _keyed_jagged(self.names, rows))
-
     def forward(
         self, rows: Mapping[str, Rows], *, sent: SentRows | None = None
     ) -> dict[str, Tensor]:
@@ -150,10 +162,7 @@ class PooledStore(nn.Module):
             rows: By lookup.
             sent: What `begin` gave for these rows. None: nothing has been begun.
         """
-        if sent is None:
-            pooled = self.collection(_keyed_jagged(self.names, rows))
-        else:
-            pooled = sent.look_up()
+        pooled = self._looked_up(rows, sent)
         # Sharded they are float32 already.
         vectors_of = pooled.values().float().split(pooled.length_per_key(), dim=1)
         # By name: the order of the keys follows the sharding plan.
@@ -163,7 +172,7 @@ class PooledStore(nn.Module):
         return vectors
 
 
-class SequenceStore(nn.Module):
+class SequenceStore(_CollectionStore):
     """Sharded tables that at least one reader reads id by id. Gives a vector (L, D) per row.
 
     Args:
@@ -195,10 +204,6 @@ class SequenceStore(nn.Module):
             ],
         )
 
-    def begin(self, rows: Mapping[str, Rows]) -> SentRows | None:
-        """Begin what `forward` does, without reading the tables; None: it cannot be begun."""
-        return SentRows.begin(self.collection, _keyed_jagged(self.names, rows))
-
     def forward(
         self, rows: Mapping[str, Rows], *, sent: SentRows | None = None
     ) -> dict[str, Tensor]:
@@ -208,10 +213,7 @@ class SequenceStore(nn.Module):
             rows: By lookup.
             sent: What `begin` gave for these rows. None: nothing has been begun.
         """
-        if sent is None:
-            looked_up = self.collection(_keyed_jagged(self.names, rows))
-        else:
-            looked_up = sent.look_up()
+        looked_up = self._looked_up(rows, sent)
         # Sharded they are float32 already.
         return {name: looked_up[name].values().float() for name in self.names}
 

@@ -81,7 +81,8 @@ class KeptItems:
         if table.name in embedder.config.host_memory:
             raise RunConfigError(
                 f"tables.host_memory: rows that keep their vectors lie on the GPU that reads them, "
-                f"got {table.name!r}; allowed other tables; leave it out, or set model.compatible_with.how to pull"
+                f"got {table.name!r}; allowed other tables; leave it out, or set "
+                f"model.compatible_with.how to pull"
             )
 
     def after_step(self, embedder: Embedder, *, key: str) -> AfterStep:
