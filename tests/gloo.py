@@ -6,11 +6,15 @@ import traceback
 import uuid
 import warnings
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from recsys.tables.plan import local_parts
+
+# Numbers of processes that whatever is sharded must not depend on.
+WORLD_SIZES = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
 
 
 def run_processes(world_size, function, directory, *args):
@@ -47,10 +51,13 @@ def _enter(rank, world_size, rendezvous, results, function, args):
 
 
 def whole(weight):
-    """A table, sharded or not, on every rank."""
-    full = torch.zeros(weight.size())
+    """All parts of a table, sharded or not, put together on every rank."""
+    full = torch.zeros(weight.size(), dtype=weight.dtype)
     for part, row, column in local_parts(weight):
-        full[row : row + part.shape[0], column : column + part.shape[1]] = part
+        if part.dim() == 2:
+            full[row : row + part.shape[0], column : column + part.shape[1]] = part
+        else:
+            full.copy_(part)
     if isinstance(weight, ShardedTensor):
         dist.all_reduce(full)
     return full.numpy()

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from gloo import run_processes
+from gloo import WORLD_SIZES, run_processes
 
 from recsys.metrics import CatalogueMetrics, RankingMetrics
 
-SIZES = [40, 30, 0]
+SIZES = [40, 30, 0, 7]
 
 
 def measure(rank, world_size):
@@ -21,7 +21,8 @@ def measure(rank, world_size):
     return {name: value.item() for name, value in values.items()}
 
 
-def test_ranks_add_up(tmp_path):
+@pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
+def test_ranks_add_up(world_size, tmp_path):
     alone = measure(0, 1)
-    assert alone["num_examples"] == 70
-    assert run_processes(2, measure, tmp_path) == pytest.approx(alone)
+    assert alone["num_examples"] == 77
+    assert run_processes(world_size, measure, tmp_path) == pytest.approx(alone, rel=1e-7)

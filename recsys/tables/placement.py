@@ -14,7 +14,7 @@ from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.fused import state_bytes
 from recsys.tables.hardware import Hardware
-from recsys.tables.planner import CACHED_SHARE, PlanSearch, check_columns
+from recsys.tables.planner import CACHED_SHARE, PlanSearch, check_pieces
 from recsys.tables.scheme import BYTES_PER_NUMBER
 
 _UNLIMITED_BYTES = 1 << 60
@@ -164,10 +164,10 @@ def decide(module: nn.Module, *, hardware: Hardware, examples_per_rank: int) -> 
         examples_per_rank: Of a step of one rank; buffers and times depend on it.
 
     Raises:
-        RunConfigError: a table cannot be cut by columns for so many ranks.
+        RunConfigError: a table cannot be cut as the run file wants for so many ranks.
     """
     embedders = tuple(embedders_of(module).values())
-    check_columns(embedders, world_size=hardware.world_size)
+    check_pieces(embedders, world_size=hardware.world_size)
     replicated_bytes = _replicated_bytes(module, embedders)
     free_bytes = max(0, hardware.usable_bytes - replicated_bytes)
     search = PlanSearch(module, embedders, hardware, examples_per_rank)

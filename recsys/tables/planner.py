@@ -125,8 +125,10 @@ class PlanSearch:
                 is_on_host = table.name in embedder.config.host_memory
                 kernels = EmbeddingComputeKernel
                 kernel = kernels.FUSED_UVM_CACHING if is_on_host else kernels.FUSED
+                has_rows = _has_rows_everywhere(table, world_size=self.hardware.world_size)
+                types = defaults if has_rows else [ShardingType.TABLE_WISE.value]
                 found[table.name] = ParameterConstraints(
-                    sharding_types=[hint] if hint else defaults,
+                    sharding_types=[hint] if hint else types,
                     compute_kernels=[kernel.value],
                     cache_params=CacheParams(load_factor=CACHED_SHARE) if is_on_host else None,
                     min_partition=_column_width(table, world_size=self.hardware.world_size),
@@ -208,31 +210,52 @@ def _column_width(table: PhysicalTable, *, world_size: int) -> int:
     return -(-table.dim // (world_size * _ROW_NUMBERS)) * _ROW_NUMBERS
 
 
-def check_columns(embedders: Sequence[Embedder], *, world_size: int) -> None:
-    """Refuse what `column_wise` of a run file cannot do.
+def _has_rows_everywhere(table: PhysicalTable, *, world_size: int) -> bool:
+    """Whether row-wise sharding gives every rank a row.
+
+    Pieces have `ceil(rows / ranks)` rows, the last ones what is left. fbgemm takes a group of
+    tables without any row on a CPU for one on a GPU, and fails.
+    """
+    rows_each = -(-table.num_rows // world_size)
+    return rows_each * (world_size - 1) < table.num_rows
+
+
+def check_pieces(embedders: Sequence[Embedder], *, world_size: int) -> None:
+    """Refuse what a run file wants cut and cannot be.
 
     Args:
         embedders: Whose tables it names.
         world_size: Ranks.
 
     Raises:
-        RunConfigError: with all tables that it cannot cut.
+        RunConfigError: with all tables that cannot be cut as wanted.
     """
-    mistakes = []
-    for embedder in embedders:
-        for table in embedder.sharded_tables():
-            if embedder.config.sharding.get(table.name) != "column_wise" or world_size == 1:
-                continue
-            least = _column_width(table, world_size=world_size)
-            widths = [w for w in range(least, table.dim, _ROW_NUMBERS) if table.dim % w == 0]
-            if not widths:
-                mistakes.append(
-                    f"tables.sharding.{table.name}: column_wise cuts a width into equal multiples "
-                    f"of {_ROW_NUMBERS}, one for each of {world_size} processes at most, got a "
-                    f"width of {table.dim}; allowed table_wise, row_wise; change it, or the width"
-                )
+    mistakes = [
+        f"tables.sharding.{table.name}: {mistake}; change it, or leave it out"
+        for embedder in embedders
+        for table in embedder.sharded_tables()
+        for mistake in _bad_pieces(
+            table, how=embedder.config.sharding.get(table.name), world_size=world_size
+        )
+    ]
     if mistakes:
         raise RunConfigError(mistakes)
+
+
+def _bad_pieces(table: PhysicalTable, *, how: str | None, world_size: int) -> Iterator[str]:
+    if how == "row_wise" and not _has_rows_everywhere(table, world_size=world_size):
+        yield (
+            f"row_wise would leave one of {world_size} processes without a row, got a table of "
+            f"{table.num_rows} rows; allowed table_wise"
+        )
+    if how == "column_wise" and world_size > 1:
+        least = _column_width(table, world_size=world_size)
+        if not any(table.dim % width == 0 for width in range(least, table.dim, _ROW_NUMBERS)):
+            yield (
+                f"column_wise cuts a width into equal multiples of {_ROW_NUMBERS}, one for each of "
+                f"{world_size} processes at most, got a width of {table.dim}; allowed table_wise, "
+                "row_wise"
+            )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from gloo import run_processes, whole
+from gloo import WORLD_SIZES, run_processes, whole
 from tables.conftest import reader
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -219,7 +219,7 @@ def _steps(model, module, trained, rank=0, world_size=1):
     return whole(weight), {n: scheme.clusters(n).numpy() for n in NUM_IDS}
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_sharded_equals_unsharded(world_size, tmp_path):
     model = Model(TablesConfig(dense_max_bytes=0))
     model.embedder.materialize()

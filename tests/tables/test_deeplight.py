@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from gloo import run_processes, whole
+from gloo import WORLD_SIZES, run_processes, whole
 from tables.conftest import reader
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -173,7 +173,7 @@ def _steps(model, module, trained, batch_of, world_size=1):
     return found
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_sharded_equals_unsharded_step_by_step(world_size, tmp_path):
     model = Model(TablesConfig(dense_max_bytes=0))
     model.embedder.materialize()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gloo import run_processes, whole
+from gloo import WORLD_SIZES, run_processes, whole
 from tables.conftest import reader
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -341,7 +341,7 @@ def _steps(model, module, own, batch_of):
     return found
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_sharded_equals_unsharded(world_size, tmp_path):
     references, starts = {}, {}
     for name, table in TABLES.items():

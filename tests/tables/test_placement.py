@@ -18,6 +18,7 @@ from recsys.tables.hardware import Hardware
 from recsys.tables.logical import LogicalTable, Reader
 from recsys.tables.overfull import too_large
 from recsys.tables.placement import DENSE_COPIES, Placement, decide
+from recsys.tables.planner import PlanSearch
 
 GIB = 1 << 30
 # Name, rows, width, whether it is read id by id.
@@ -240,6 +241,28 @@ def test_hints_that_cannot_be_followed_are_explained_together():
     )
     with pytest.raises(RunConfigError, match="column_wise changes row-wise Adagrad"):
         check_optimizer(rowwise, device="cuda")
+
+
+def test_no_process_is_left_without_a_row():
+    """Pieces of 6 rows have two, so that a fourth process would have none; of 7, it has one."""
+    tables = [("six", 6, 8, False), ("seven", 7, 8, False)]
+    with pytest.raises(RunConfigError) as raised:
+        planned(on_cpu(4), tables=tables, sharding={"six": "row_wise", "seven": "row_wise"})
+    [message] = raised.value.mistakes
+    assert message.startswith("tables.sharding.six: row_wise would leave one of 4 processes")
+    assert message.endswith("got a table of 6 rows; allowed table_wise; change it, or leave it out")
+    planned(on_cpu(3), tables=tables, sharding={"six": "row_wise", "seven": "row_wise"})
+
+
+@pytest.mark.parametrize("is_even", [False, True])
+def test_tables_of_few_rows_are_placed_whole(is_even):
+    module = model(tables=[("six", 6, 8, False), ("seven", 7, 8, False)])
+    attach_optimizer(module.embedder, device="cpu")
+    search = PlanSearch(module, (module.embedder,), on_cpu(4), 64)
+    found = search.best(memory_bytes=GIB, host_bytes=GIB, is_even=is_even)
+    types = {option.name: option.sharding_type for option in found[1]}
+    assert types["six"] == "table_wise"
+    assert types["seven"] == "row_wise" or not is_even
 
 
 def refuse(rank, world_size):

@@ -12,8 +12,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from gloo import run_processes
-from tables.test_sharding import whole
+from gloo import run_processes, whole
 from training.runs import Losses, data_module, fit_task, saved_tensors, write_inputs
 
 from models import BERT4Rec, SASRec
@@ -103,7 +102,7 @@ class Steps(Losses):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         weights = trainer.strategy.sharded.state_dict()
-        self.weights.append({plain(n): whole(w, trainer.world_size) for n, w in weights.items()})
+        self.weights.append({plain(n): whole(w) for n, w in weights.items()})
 
     def on_validation_end(self, trainer, pl_module):
         metrics = trainer.callback_metrics
@@ -143,21 +142,40 @@ def runs(tmp_path_factory):
     return directory, found | run_processes(2, train, directory, directory, two)
 
 
+@pytest.fixture(scope="module")
+def runs_of_four(runs):
+    """The same of four processes."""
+    directory, found = runs
+    four = [(f"{name}-4", case, True, {}) for name, case in CASES.items()]
+    four += [(f"{name}-4", case, False, {}) for name, case in FULL.items()]
+    return directory, found | run_processes(4, train, directory, directory, four)
+
+
 @pytest.mark.parametrize(
     ("name", "other"),
     [(name, f"{name}-{n}") for name in CASES for n in (1, 2)] + [(n, f"{n}-2") for n in FULL],
 )
 def test_the_same_steps_and_metrics_however_tables_are_stored(runs, name, other):
+    assert_same_steps(runs[1], name=name, other=other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES | FULL)
+def test_the_same_steps_and_metrics_on_four_processes(runs_of_four, name):
+    assert_same_steps(runs_of_four[1], name=name, other=f"{name}-4")
+
+
+def assert_same_steps(runs, *, name, other):
     (losses, weights, metrics), (other_losses, other_weights, other_metrics) = (
-        runs[1][name],
-        runs[1][other],
+        runs[name],
+        runs[other],
     )
     assert len(losses) == STEPS
     assert other_losses == pytest.approx(losses, abs=1e-5)
     assert len(metrics) >= 2
     assert 0 < metrics[0]["val/ndcg@5"] < 1
     for one, two in zip(metrics, other_metrics, strict=True):
-        assert two == pytest.approx(one, abs=1e-6)
+        assert two == pytest.approx(one, rel=0, abs=1e-7)
     for step, (one, two) in enumerate(zip(weights, other_weights, strict=True)):
         assert one.keys() == two.keys()
         for key in one:
