@@ -40,19 +40,17 @@ class EpochLoader:
             self.batch += 1
             yield batch
 
-    def pinned(self) -> Self:
-        """The same batches in page-locked memory, from which a GPU copies them beside its work."""
-        self._loader.pinned()
-        return self
+    def pin(self) -> None:
+        """From now on put batches in page-locked memory: a GPU copies them beside its work."""
+        self._loader.pin()
 
-    def passed_through(self, through: Callable[[Iterable[Batch]], Iterator[Batch]]) -> Self:
-        """The same batches, passed through something that may read ahead of what it gives.
+    def pass_through(self, through: Callable[[Iterable[Batch]], Iterator[Batch]]) -> None:
+        """From now on pass batches through something that may read ahead of what it gives.
 
         Args:
             through: Gives as many batches as it gets.
         """
         self._through = through
-        return self
 
     @property
     def sampler(self) -> Self:

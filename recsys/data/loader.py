@@ -6,7 +6,7 @@ import copy
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,10 +88,9 @@ class BatchLoader:
         self._origins = origins
         self._is_pinned = False
 
-    def pinned(self) -> Self:
-        """The same batches in page-locked memory, from which a GPU copies them beside its work."""
+    def pin(self) -> None:
+        """From now on put batches in page-locked memory: a GPU copies them beside its work."""
         self._is_pinned = True
-        return self
 
     def set_epoch(self, epoch: int, *, start_batch: int = 0) -> None:
         """Choose what the next iteration gives.

@@ -121,7 +121,7 @@ class TorchRecStrategy(DDPStrategy):
     @override
     def process_dataloader(self, dataloader: object) -> object:
         if self.root_device.type == "cuda" and isinstance(dataloader, EpochLoader | BatchLoader):
-            dataloader.pinned()
+            dataloader.pin()
         looks_ahead = self._looks_ahead
         if looks_ahead is None:
             looks_ahead = self.root_device.type == "cuda"
@@ -132,7 +132,8 @@ class TorchRecStrategy(DDPStrategy):
         self._look_ahead = LookAhead(
             self.task, device=self.root_device, to_device=self.batch_to_device
         )
-        return dataloader.passed_through(self._look_ahead)
+        dataloader.pass_through(self._look_ahead)
+        return dataloader
 
     @override
     def pre_backward(self, closure_loss: Tensor) -> None:
