@@ -122,11 +122,7 @@ def _train_sharded(rank, world_size, optimizer, how):
     config = TablesConfig(
         dense_max_bytes=100,
         optimizer=FusedOptimizer(name=optimizer, lr=LR, eps=EPS),
-        sharding={
-            name: _sharding(name, place, how, world_size)
-            for place, name in enumerate(TABLES)
-            if how
-        },
+        sharding={name: _sharding(name, place, how) for place, name in enumerate(TABLES) if how},
     )
     model = shard(Scorer(config), device=torch.device("cpu"))
     losses = train_dense(model, rank, world_size)
