@@ -19,11 +19,16 @@ WORLD_SIZES = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
 
 def run_processes(world_size, function, directory, *args):
     """Call `function(rank, world_size, *args)` on each rank; give what rank 0 returned."""
-    context = multiprocessing.get_context("spawn")
+    # Forked from a process that has imported what takes long, and has done nothing else.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning.pytorch", "recsys.training.strategy", "models"])
     results = context.Queue()
     rendezvous = f"file://{directory}/rendezvous-{uuid.uuid4().hex}"
     processes = [
-        context.Process(target=_enter, args=(rank, world_size, rendezvous, results, function, args))
+        context.Process(
+            target=_enter,
+            args=(rank, world_size, dict(os.environ), rendezvous, results, function, args),
+        )
         for rank in range(world_size)
     ]
     for process in processes:
@@ -36,9 +41,11 @@ def run_processes(world_size, function, directory, *args):
     return outcomes[0][1]
 
 
-def _enter(rank, world_size, rendezvous, results, function, args):
+def _enter(rank, world_size, environment, rendezvous, results, function, args):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    os.environ.clear()
+    os.environ |= environment
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ["LOCAL_WORLD_SIZE"] = str(world_size)
     try:
