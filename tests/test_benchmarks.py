@@ -101,6 +101,7 @@ def test_a_step_that_grows_with_the_rows_fails(benchmark, largest_ms, code, caps
     assert ratios == [1.0, largest_ms, 1.0, 100.0]
 
 
+@pytest.mark.slow
 def test_step_time_runs():
     sizes = ["--rows", "300", "500", "--rounds", "1", "--steps", "2"]
     ran = run_benchmark("table_step_time", *sizes)
@@ -109,6 +110,7 @@ def test_step_time_runs():
     assert cases == [(kind, rows) for kind in ("sharded", "replicated") for rows in ("300", "500")]
 
 
+@pytest.mark.slow
 def test_history_search_runs():
     sizes = ["--widths", "8", "4", "--length", "30", "--items", "50", "--rounds", "1"]
     ran = run_benchmark("history_search", *sizes)
@@ -117,12 +119,14 @@ def test_history_search_runs():
     assert cases == [[c, w] for c in ("1", "100") for w in ("8", "4")]
 
 
+@pytest.mark.slow
 def test_loader_speed_runs():
     ran = run_benchmark("loader_speed", "--rows", "2000", "--batch-size", "256", "--epochs", "1")
     assert ran.returncode == 0
     assert len(ran.stdout.splitlines()) == 10
 
 
+@pytest.mark.slow
 def test_tables_runs(tmp_path):
     ran = run_benchmark("tables", "--quick", "--json", tmp_path / "figures.json")
     assert ran.returncode == 0, ran.stderr
@@ -215,6 +219,7 @@ def test_a_section_that_fails_is_reported_and_the_rest_goes_on(benchmark, monkey
     assert text.count("error: RuntimeError: no kernel image") == len(gpu.SECTIONS)
 
 
+@pytest.mark.slow
 def test_id_checks_runs():
     ran = run_benchmark("id_checks", "--batch-sizes", "8", "16", "--pairs", "2")
     assert ran.returncode == 0, ran.stderr
@@ -288,6 +293,7 @@ def test_users_and_items_of_few_likes_are_left_out_until_all_have_enough(benchma
     assert len(found) == 26  # the rating of 3 of user 0 stays
 
 
+@pytest.mark.slow
 def test_training_speed_runs_and_its_table_has_medians_of_ratios(benchmark, tmp_path):
     speed = benchmark("training_speed")
     data = speed.write_data(tmp_path / "data", rows=200, num_events={"train": 64, "val": 64})

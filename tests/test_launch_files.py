@@ -145,10 +145,8 @@ def inputs(tmp_path):
     return write_inputs(tmp_path / "inputs")
 
 
-SLOW = [pytest.param(devices, marks=pytest.mark.slow) for devices in (2, 4)]
-
-
-@pytest.mark.parametrize("devices", [1, *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2, 4])
 def test_a_run_that_is_stopped_goes_on_to_its_end(inputs, devices):
     file = run_file(inputs, "stopped", step=4, rank=devices - 1)
     code, said = launched(inputs, "train.sh", "-c", file, "--trainer.devices", devices)

@@ -41,12 +41,20 @@ def trained(tmp_path_factory):
     return train(tmp_path_factory.mktemp("sequences"), ENCODERS, features=SEQUENCE)
 
 
-@pytest.fixture(scope="module")
-def trained_with_all(tmp_path_factory):
-    """The same with all that an encoder may know, an output table, and every table sharded."""
-    return train(
+# Of each way to read a history one; the others are cases of SequenceTransformer.
+KINDS = [
+    name if name in ("BERT4Rec", "HSTU", "SASRec") else pytest.param(name, marks=pytest.mark.slow)
+    for name in ENCODERS
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def with_all(request, tmp_path_factory):
+    """An encoder of all that it may know, an output table, every table sharded; and its folder."""
+    name = request.param
+    return name, train(
         tmp_path_factory.mktemp("all"),
-        ENCODERS,
+        [name],
         features=WITH_SIDES,
         encoder={"time_gaps": True},
         item_output="separate",
@@ -127,10 +135,10 @@ def test_users_and_items_that_training_never_met(trained, tmp_path, name):
     assert "new item" not in scores["item_id"]
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_sides_times_and_an_output_table_of_a_sharded_run(trained_with_all, tmp_path, name):
-    task, data = task_of(trained_with_all, name), data_module(trained_with_all, "sequence")
-    bundle = trained_with_all / "bundles" / name
+def test_sides_times_and_an_output_table_of_a_sharded_run(with_all, tmp_path):
+    name, trained = with_all
+    task, data = task_of(trained, name), data_module(trained, "sequence")
+    bundle = trained / "bundles" / name
     scorer, matters = Scorer(bundle), []
     for batch in data.test_dataloader():
         with torch.no_grad():
@@ -144,8 +152,8 @@ def test_sides_times_and_an_output_table_of_a_sharded_run(trained_with_all, tmp_
     assert {key for key, is_so in matters if is_so} == {"device", "brand", "tags", "@time"}
     assert scorer.manifest.item_output == "separate"
 
-    scores = score(trained_with_all, name, trained_with_all / "data", tmp_path / "out", "-k", 4)
-    store = encode_for_scoring(data.schema, trained_with_all / "data", tmp_path / "encoded")
+    scores = score(trained, name, trained / "data", tmp_path / "out", "-k", 4)
+    store = encode_for_scoring(data.schema, trained / "data", tmp_path / "encoded")
     users = pl.read_parquet(store.users_file)["user"]
     vocabulary = data.schema.vocabularies["item_id"].values.to_list()
     for batch in user_batches(store, batch_size=1):

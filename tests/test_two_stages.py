@@ -68,6 +68,13 @@ def batch_of(examples, histories=None):
     )
 
 
+def draw(module):
+    """Weights that are no first ones, small enough for logits whose last place is below 1e-6."""
+    torch.manual_seed(0)
+    for values in module.parameters():
+        torch.nn.init.normal_(values, std=0.3)
+
+
 def embedder_of(*, is_sharded=False, is_whole=True):
     """Items with two vectors, and lists of tags with one."""
 
@@ -93,8 +100,7 @@ def embedder_of(*, is_sharded=False, is_whole=True):
     embedder = Embedder(tables, config=config)
     if is_whole:
         embedder.materialize()
-        for values in embedder.parameters():
-            torch.nn.init.normal_(values)
+        draw(embedder)
     return embedder
 
 
@@ -107,10 +113,8 @@ def layout_of(embedder):
 
 
 def ranker_of(embedder, **switches):
-    torch.manual_seed(0)
     ranker = models.HistoryRanker(layout_of(embedder), top_k=3, mlp=(6,), **switches).eval()
-    for values in ranker.parameters():
-        torch.nn.init.normal_(values)
+    draw(ranker)
     return ranker
 
 

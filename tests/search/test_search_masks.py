@@ -38,7 +38,7 @@ def features(scheme):
     return found
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", ["pep", pytest.param("autosrh", marks=pytest.mark.slow)])
 def test_a_search_ends_in_a_run_whose_bundle_scores_as_it_does(scheme, tmp_path):
     directory = write_inputs(tmp_path)
     (directory / "ranking.yaml").write_text(features(scheme))

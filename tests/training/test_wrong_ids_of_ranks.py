@@ -47,6 +47,7 @@ def spoiled(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_first_process_tells_what_another_has_found(spoiled):
     directory, said = spoiled
     file = experiment(directory, RANKING, features="ranking.yaml")
