@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from features.errors import RecsysError, RunConfigError
+from recsys.training.further_options import unknown_options
 
 if TYPE_CHECKING:
     from recsys.planning.advice import Planned
     from recsys.tables.placement import Placement
 
 MISTAKE = 2
-_OF_TRAINING = ("--trainer.", "--data.", "--model.", "--run.", "--seed_everything")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,13 +98,7 @@ def _list(advice: list[str]) -> list[str]:
 
 
 def _check_options(more: Sequence[str]) -> None:
-    mistakes = [
-        f"{option.partition('=')[0]}: is no option; allowed are those of "
-        f"`python -m recsys plan -h`, and of train.py fit, such as --trainer.devices"
-        for option in more
-        if option.startswith("-") and not option.startswith(_OF_TRAINING)
-    ]
-    if mistakes:
+    if mistakes := unknown_options(more, verb="plan", example="--trainer.devices"):
         raise RunConfigError(mistakes)
 
 

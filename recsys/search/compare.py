@@ -20,8 +20,8 @@ from features.yaml_tree import parse_yaml
 from recsys.search.grid import Grid, Training, shown
 from recsys.search.pareto import draw
 from recsys.search.variants import Variant, check_budgets, feature_file
+from recsys.training.further_options import unknown_options
 
-_OF_TRAINING = ("--trainer.", "--data.", "--model.", "--run.")
 _CSV, _PNG = "results.csv", "results.png"
 
 
@@ -177,12 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
-    mistakes = [
-        f"{option.partition('=')[0]}: is no option; allowed are those of "
-        f"`python -m recsys compare-tables -h`, and of train.py fit, such as --trainer.max_epochs"
-        for option in more
-        if option.startswith("-") and not option.startswith(_OF_TRAINING)
-    ]
+    mistakes = unknown_options(
+        more, verb="compare-tables", example="--trainer.max_epochs", takes_seed=False
+    )
     if options.workers < 1:
         mistakes.append(f"--workers: is too small, got {options.workers}; allowed 1 and more")
     if mistakes:

@@ -26,11 +26,11 @@ from recsys.search.evolution import EvolutionConfig
 from recsys.search.outcome import outcome_lines
 from recsys.search.stages import Stages
 from recsys.tables.staged import StagedScheme
+from recsys.training.further_options import unknown_options
 
 WARM_UP, COMPRESS, RETRAIN = "1_warm_up", "2_compress", "3_retrain"
 _EXAMPLES = 20_000
 _INPUTS = "inputs.json"
-_OF_TRAINING = ("--trainer.", "--data.", "--model.", "--run.", "--seed_everything")
 
 
 def search(
@@ -141,12 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
-    mistakes = [
-        f"{option.partition('=')[0]}: is no option; allowed are those of "
-        f"`python -m recsys search -h`, and of train.py fit, such as --trainer.max_epochs"
-        for option in more
-        if option.startswith("-") and not option.startswith(_OF_TRAINING)
-    ]
+    mistakes = unknown_options(more, verb="search", example="--trainer.max_epochs")
     if options.max_examples < 1:
         mistakes.append(
             f"--max_examples: is too small, got {options.max_examples}; allowed 1 and more"
