@@ -17,16 +17,20 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
-from features.errors import RecsysError
+from features.errors import RecsysError, RunConfigError
 from features.plans import plan_files
 from recsys.checkpoint import find_checkpoint, read_manifest
 from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
 from recsys.training.continuing import continued_schema
-from recsys.training.experiment_file import check_experiment_file, experiment_files
+from recsys.training.experiment_file import (
+    check_experiment_file,
+    experiment_files,
+    keys_of_file,
+)
 from recsys.training.interruption import Interruption, signals_restored
 from recsys.training.last_words import leave_word, word_of_another
-from recsys.training.parser_errors import in_short
+from recsys.training.parser_errors import in_short, unknown_options
 from recsys.training.resuming import resumed_checkpoint
 from recsys.training.run import (
     RunConfig,
@@ -73,12 +77,20 @@ class RecsysCLI(LightningCLI):
         """Check the experiment files before jsonargparse reads them."""
         given = sys.argv[1:] if args is None else args
         assert isinstance(given, list), "as on the command line"
+        options: list[str] = []
         if given and given[0] in _SPLITS:
             defaults = self._parser(given[0]).get_defaults(skip_validation=True)
             keys = [key for key in vars(defaults) if key != "config"]
+            options += defaults.keys()
             for file in experiment_files(given):
                 check_experiment_file(file, keys=keys, sections=_SECTIONS, linked=_FOLLOWING)
-        super().parse_arguments(parser, args)
+                options += keys_of_file(file)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            if mistakes := unknown_options(error.message, known={*options} - {*_LINKED}):
+                raise RunConfigError(mistakes) from None
+            raise
 
     def _parse_ckpt_path(self) -> None:
         """Read nothing: checkpoints are directories, and hold no arguments of this command."""

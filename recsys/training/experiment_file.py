@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from argparse import ArgumentParser
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,17 @@ def experiment_files(arguments: Sequence[str]) -> list[Path]:
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[], type=Path)
     return parser.parse_known_args(list(arguments))[0].config
+
+
+def keys_of_file(file: Path) -> list[str]:
+    """The keys of an experiment file that has been checked, with those of what encloses them."""
+    return [*_keys(parse_yaml(file.read_text(encoding="utf-8"), name=str(file)).value)]
+
+
+def _keys(content: Any) -> Iterator[str]:
+    for key, value in content.items() if isinstance(content, dict) else ():
+        yield str(key)
+        yield from (f"{key}.{inner}" for inner in _keys(value))
 
 
 class _Check:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from difflib import get_close_matches
 
 _NOISE = re.compile(
     "|".join(
@@ -21,6 +23,9 @@ _NOISE = re.compile(
 )
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
 _MISSING = "the following arguments are required: "
+_UNKNOWN = "unrecognized arguments: "
+_MOST_MEANT = 3
+_NO_CLASS = r"unknown class, got \1; allowed a name of a class that fits here, or its import path"
 
 
 def in_short(message: str) -> str:
@@ -41,8 +46,41 @@ def in_short(message: str) -> str:
             f"{before}{name}: is missing; add it to the experiment file" for name in names
         )
     text = text.lstrip("- ").replace(". Got value: ", ", got ")
+    text = re.sub(r"Expected a dot import path string: (\S+)", _NO_CLASS, text)
     for name, words in _IN_WORDS.items():
         text = text.replace(f"Expected a {name}", f"must be {words}")
     if given and "got " not in text:
         text += f", got {given[0]}"
     return f"{where or 'arguments'}: {text}"
+
+
+def unknown_options(message: str, *, known: Collection[str]) -> list[str]:
+    """A mistake for each option that there is not, with the one that was meant, where that shows.
+
+    Args:
+        message: Of jsonargparse's `ArgumentError`; of another mistake the list is empty.
+        known: Options without their dashes, `trainer.max_epochs` for one.
+    """
+    _, found, arguments = message.partition(_UNKNOWN)
+    options = [word.partition("=")[0] for word in arguments.split() if word.startswith("--")]
+    return [
+        f"{option}: is no option; {_meant(option.removeprefix('--'), known)}"
+        f"`python train.py fit --help` lists all"
+        for option in options
+        if found
+    ]
+
+
+def _meant(option: str, known: Collection[str]) -> str:
+    section, _, name = option.rpartition(".")
+    names = {other: other.rpartition(".")[2] for other in known}
+    nearest = get_close_matches(name, names.values(), n=1)
+    likely = (
+        [other for other, its in names.items() if its == name],
+        [other for other, its in names.items() if name in its.split("_")],
+        [other for other, its in names.items() if [its] == nearest],
+    )
+    meant = next((others for others in likely if others), [])
+    meant = [other for other in meant if other.startswith(f"{section}.")] or meant
+    listed = " or ".join(f"--{other}" for other in sorted(meant)[:_MOST_MEANT])
+    return f"did you mean {listed}? " if meant else ""

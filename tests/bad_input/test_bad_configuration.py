@@ -133,9 +133,19 @@ def test_all_mistakes_of_an_experiment_file_come_at_once(place, refused):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--data.batch_siz", "8"], r"unrecognized arguments: --data.batch_siz 8; see .*--help"),
+        (
+            ["--data.batch_siz", "8", "--seed=3", "--lr", "1", "--resume", "auto"],
+            (
+                r"--data.batch_siz: is no option; did you mean --data.batch_size\? .*--help",
+                r"--seed: is no option; did you mean --seed_everything\? ",
+                r"--lr: is no option; did you mean --model.init_args.optimizer.init_args.lr\? ",
+                r"--resume: is no option; did you mean --run.resume\? ",
+            ),
+        ),
+        (["--nope"], r"^--nope: is no option; `python train.py fit --help` lists all$"),
+        (["nope"], r"unrecognized arguments: nope; see .*--help"),
         (["--data.batch_size", "x"], r"data.batch_size: must be a whole number, got x"),
-        (["--model.ranker", "DCNv3"], r"model.ranker: .*DCNv3"),
+        (["--model.ranker", "DCNv3"], r"model.ranker: unknown class, got DCNv3; allowed a "),
         (["--model.ranker.init_args.mpl", "3"], r"model.ranker: .*'mpl' is not accepted"),
         (["-c", "nope.yaml"], r"nope.yaml: cannot be read: No such file"),
         (["--ckpt_path", "last"], r"ckpt_path: there is no such checkpoint, got 'last'"),
