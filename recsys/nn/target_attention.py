@@ -1,6 +1,7 @@
 """How a target weighs the earlier events of its user.
 
-B examples · L events of all, packed · K events of each · D width of what attention reads.
+B examples · L events of all, packed · K events of each · D width of what attention reads ·
+H hidden width.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from math import sqrt
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from recsys.nn.events import Events, softmax
 from recsys.nn.segments import Segment, label_linear, reads
@@ -69,10 +71,16 @@ class ActivationUnit(TargetAttention):
 
     def forward(self, target_BD: Tensor, packed_LD: Tensor, events: Events) -> Tensor:
         """Give scores_BK."""
-        events_BKD = events.take(packed_LD)
-        target_BKD = target_BD.unsqueeze(1).expand_as(events_BKD)
-        pairs = [target_BKD, events_BKD, target_BKD - events_BKD, target_BKD * events_BKD]
-        return self.layers(torch.cat(pairs, dim=2)).squeeze(2) / self.width
+        hidden, activation, output = self.layers
+        assert isinstance(hidden, nn.Linear)
+        itself_HD, event_HD, difference_HD, product_HD = hidden.weight.chunk(4, dim=1)
+        # What each target makes of an event is linear in it: a matrix a target, times its events.
+        of_target_BH = linear(target_BD, itself_HD + difference_HD, hidden.bias)
+        of_events_BHD = event_HD - difference_HD + product_HD * target_BD.unsqueeze(1)
+        hidden_BKH = torch.baddbmm(
+            of_target_BH.unsqueeze(1), events.take(packed_LD), of_events_BHD.transpose(1, 2)
+        )
+        return output(activation(hidden_BKH)).squeeze(2) / self.width
 
 
 class HashCollisions(TargetAttention):
