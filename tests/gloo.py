@@ -17,11 +17,16 @@ from recsys.tables.plan import local_parts
 WORLD_SIZES = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
 
 
-def run_processes(world_size, function, directory, *args):
-    """Call `function(rank, world_size, *args)` on each rank; give what rank 0 returned."""
-    # Forked from a process that has imported what takes long, and has done nothing else.
+def forking():
+    """Starts processes from one that has imported what takes long, and has done nothing else."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning.pytorch", "recsys.training.strategy", "models"])
+    return context
+
+
+def run_processes(world_size, function, directory, *args):
+    """Call `function(rank, world_size, *args)` on each rank; give what rank 0 returned."""
+    context = forking()
     results = context.Queue()
     rendezvous = f"file://{directory}/rendezvous-{uuid.uuid4().hex}"
     processes = [
