@@ -5,8 +5,7 @@ import sys
 import tempfile
 from subprocess import STDOUT, CompletedProcess
 
-import torch
-from gloo import forking
+from gloo import forking, take_over
 
 __all__ = ["STDOUT", "run"]
 
@@ -28,9 +27,7 @@ def run(command, *, check, stdout=None, stderr=None, env=None, pass_fds=()):
 
 
 def _enter(arguments, environment, said):
-    os.environ.clear()
-    os.environ |= environment
-    torch.set_num_threads(1)
+    take_over(environment)
     out = os.open(said, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(out, stream)

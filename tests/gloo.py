@@ -24,6 +24,13 @@ def forking():
     return context
 
 
+def take_over(environment):
+    """What a process has that is started anew, in one that was forked."""
+    os.environ.clear()
+    os.environ |= environment
+    torch.set_num_threads(1)
+
+
 def run_processes(world_size, function, directory, *args):
     """Call `function(rank, world_size, *args)` on each rank; give what rank 0 returned."""
     context = forking()
@@ -48,9 +55,7 @@ def run_processes(world_size, function, directory, *args):
 
 def _enter(rank, world_size, environment, rendezvous, results, function, args):
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    os.environ.clear()
-    os.environ |= environment
+    take_over(environment)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ["LOCAL_WORLD_SIZE"] = str(world_size)
     try:

@@ -30,7 +30,7 @@ from recsys.training.experiment_file import (
 )
 from recsys.training.interruption import Interruption, signals_restored
 from recsys.training.last_words import leave_word, word_of_another
-from recsys.training.parser_errors import in_short, unknown_options
+from recsys.training.parser_errors import in_short, mistyped_options
 from recsys.training.resuming import resumed_checkpoint
 from recsys.training.run import (
     RunConfig,
@@ -77,18 +77,19 @@ class RecsysCLI(LightningCLI):
         """Check the experiment files before jsonargparse reads them."""
         given = sys.argv[1:] if args is None else args
         assert isinstance(given, list), "as on the command line"
-        options: list[str] = []
-        if given and given[0] in _SPLITS:
-            defaults = self._parser(given[0]).get_defaults(skip_validation=True)
-            keys = [key for key in vars(defaults) if key != "config"]
-            options += defaults.keys()
-            for file in experiment_files(given):
-                check_experiment_file(file, keys=keys, sections=_SECTIONS, linked=_FOLLOWING)
-                options += keys_of_file(file)
+        if not given or given[0] not in _SPLITS:
+            super().parse_arguments(parser, args)
+            return
+        defaults = self._parser(given[0]).get_defaults(skip_validation=True)
+        keys = [key for key in vars(defaults) if key != "config"]
+        files = experiment_files(given)
+        for file in files:
+            check_experiment_file(file, keys=keys, sections=_SECTIONS, linked=_FOLLOWING)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            if mistakes := unknown_options(error.message, known={*options} - {*_LINKED}):
+            known = {*defaults.keys(), *(key for file in files for key in keys_of_file(file))}
+            if mistakes := mistyped_options(error.message, known=known - {*_LINKED}):
                 raise RunConfigError(mistakes) from None
             raise
 

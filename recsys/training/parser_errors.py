@@ -54,24 +54,24 @@ def in_short(message: str) -> str:
     return f"{where or 'arguments'}: {text}"
 
 
-def unknown_options(message: str, *, known: Collection[str]) -> list[str]:
+def mistyped_options(message: str, *, known: Collection[str]) -> list[str]:
     """A mistake for each option that there is not, with the one that was meant, where that shows.
 
     Args:
         message: Of jsonargparse's `ArgumentError`; of another mistake the list is empty.
         known: Options without their dashes, `trainer.max_epochs` for one.
     """
-    _, found, arguments = message.partition(_UNKNOWN)
-    options = [word.partition("=")[0] for word in arguments.split() if word.startswith("--")]
+    arguments = message.partition(_UNKNOWN)[2].split()
+    options = [word.partition("=")[0] for word in arguments if word.startswith("--")]
     return [
         f"{option}: is no option; {_meant(option.removeprefix('--'), known)}"
         f"`python train.py fit --help` lists all"
         for option in options
-        if found
     ]
 
 
 def _meant(option: str, known: Collection[str]) -> str:
+    """Options of the same last part, else with its word in theirs, else spelt most like it."""
     section, _, name = option.rpartition(".")
     names = {other: other.rpartition(".")[2] for other in known}
     nearest = get_close_matches(name, names.values(), n=1)

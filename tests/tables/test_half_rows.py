@@ -4,7 +4,7 @@ import pytest
 import torch
 from gloo import WORLD_SIZES, run_processes, whole
 from tables.conftest import SPECS, WARM_UPS, example_batch, example_tables, reader, with_plan
-from tables.test_sharding import EPS, LR, REFERENCE, STEPS, table_name, train_dense
+from tables.test_sharding import EPS, LR, REFERENCE, STEPS, possible, table_name, train_dense
 
 from features.errors import RunConfigError
 from recsys.tables.config import FusedOptimizer, TablesConfig
@@ -49,15 +49,8 @@ class Scorer(torch.nn.Module):
 
 def config(row_dtype, optimizer="adagrad", how=None):
     tables = Embedder(half_tables(), config=_sharded()).sharded_tables()
-    sharding = {t.name: _possible(how, t) for t in tables if how}
+    sharding = {t.name: possible(how, num_rows=t.num_rows, width=t.dim) for t in tables if how}
     return _sharded(row_dtype, FusedOptimizer(name=optimizer, lr=LR, eps=EPS), sharding)
-
-
-def _possible(how, table):
-    """Columns of 4 cannot be cut, nor can 6 rows for four processes."""
-    if how == "column_wise" and table.dim < 8:
-        how = "row_wise"
-    return "table_wise" if how == "row_wise" and table.num_rows < 10 else how
 
 
 def _sharded(row_dtype="fp32", optimizer=None, sharding=None):

@@ -130,12 +130,16 @@ def _train_sharded(rank, world_size, optimizer, how):
 
 
 def _sharding(name, place, how):
-    num_rows, width = SIZES[name]
     wanted = ("row_wise", "table_wise", "column_wise")[place % 3] if how == "mixed" else how
-    if wanted == "column_wise" and width < 8:  # for two pieces
-        wanted = "row_wise"
-    is_too_short = wanted == "row_wise" and num_rows < 10  # for four, the last with a row
-    return "table_wise" if is_too_short else wanted
+    num_rows, width = SIZES[name]
+    return possible(wanted, num_rows=num_rows, width=width)
+
+
+def possible(how, *, num_rows, width):
+    """The wanted way to cut a table, or another where it is too small for two or four pieces."""
+    if how == "column_wise" and width < 8:
+        how = "row_wise"
+    return "table_wise" if how == "row_wise" and num_rows < 10 else how
 
 
 def train_dense(model, rank, world_size):
