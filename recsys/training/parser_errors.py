@@ -71,16 +71,12 @@ def mistyped_options(message: str, *, known: Collection[str]) -> list[str]:
 
 
 def _meant(option: str, known: Collection[str]) -> str:
-    """Options of the same last part, else with its word in theirs, else spelt most like it."""
+    """Options whose last part has its word, else is spelt most like it."""
     section, _, name = option.rpartition(".")
     names = {other: other.rpartition(".")[2] for other in known}
     nearest = get_close_matches(name, names.values(), n=1)
-    likely = (
-        [other for other, its in names.items() if its == name],
-        [other for other, its in names.items() if name in its.split("_")],
-        [other for other, its in names.items() if [its] == nearest],
-    )
-    meant = next((others for others in likely if others), [])
+    meant = [other for other, its in names.items() if name in its.split("_")]
+    meant = meant or [other for other, its in names.items() if [its] == nearest]
     meant = [other for other in meant if other.startswith(f"{section}.")] or meant
     listed = " or ".join(f"--{other}" for other in sorted(meant)[:_MOST_MEANT])
     return f"did you mean {listed}? " if meant else ""
