@@ -17,7 +17,7 @@ import polars as pl
 
 from features.errors import RecsysError, RunConfigError
 from features.yaml_tree import parse_yaml
-from recsys.search.grid import Grid, Training, shown
+from recsys.search.grid import Grid, Training, judged_on, shown
 from recsys.search.pareto import draw
 from recsys.search.variants import Variant, check_budgets, feature_file
 from recsys.training.further_options import unknown_options
@@ -62,7 +62,7 @@ def cells(schemes: Sequence[str], budgets: Sequence[str]) -> list[Cell]:
 
 
 def collect(grid: Grid, trainings: Sequence[tuple[Cell, Training]]) -> pl.DataFrame:
-    """A row per run that has been tested: scheme, budget, seed, bytes and metrics."""
+    """A row per run that is done: scheme, budget, seed, bytes, and metrics of its last rows."""
     rows: list[dict[str, Any]] = []
     for cell, training in trainings:
         found = grid.results(training)
@@ -76,8 +76,9 @@ def collect(grid: Grid, trainings: Sequence[tuple[Cell, Training]]) -> pl.DataFr
                 "table_bytes": found["table_bytes"],
                 "epoch": found["epoch"],
                 "train_s": found["train_s"],
+                "split": judged_on(found),
                 "monitor": found["monitor"],
-                **shown(found["test"]),
+                **shown(found[judged_on(found)]),
             }
         )
     return pl.DataFrame(rows, schema_overrides={"budget": pl.String}, infer_schema_length=None)
@@ -93,9 +94,9 @@ def summary(runs: pl.DataFrame, *, metric: str) -> pl.DataFrame:
     )
 
 
-def table_lines(rows: pl.DataFrame, *, metric: str) -> list[str]:
+def table_lines(rows: pl.DataFrame, *, metric: str, split: str) -> list[str]:
     """The summary in Markdown."""
-    lines = [f"| scheme | budget | bytes | seeds | test {metric} |", "|---|---|---:|---:|---:|"]
+    lines = [f"| scheme | budget | bytes | seeds | {split} {metric} |", "|---|---|---:|---:|---:|"]
     for row in rows.iter_rows(named=True):
         deviation = "" if row["deviation"] is None else f" ± {row['deviation']:.4f}"
         lines.append(
@@ -202,8 +203,8 @@ def _run(options: argparse.Namespace, more: Sequence[str]) -> int:
             f"{', '.join(runs.columns[runs.columns.index('monitor') + 1 :])}"
         )
     runs.write_csv(directory / _CSV)
-    rows = summary(runs, metric=metric)
-    draw(rows, metric=metric, file=directory / _PNG)
-    print("\n".join(table_lines(rows, metric=metric)))
+    rows, split = summary(runs, metric=metric), runs["split"][0]
+    draw(rows, metric=metric, split=split, file=directory / _PNG)
+    print("\n".join(table_lines(rows, metric=metric, split=split)))
     print(f"{directory / _CSV}\n{directory / _PNG}")
     return 1 if failed else 0

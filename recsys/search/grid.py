@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
@@ -35,7 +35,8 @@ class Training:
 class Grid:
     """Where the runs of one experiment lie.
 
-    A run whose model has been tested is done; so a grid that was cut off goes on where it was.
+    A run is done when its model has been tested, or trained where there are no test rows; so a
+    grid that was cut off goes on where it was.
 
     Attributes:
         experiment: Its file.
@@ -48,10 +49,11 @@ class Grid:
     arguments: tuple[str, ...] = ()
 
     def results(self, training: Training) -> dict[str, Any] | None:
-        """Its `metrics.json`; None before it has been tested."""
+        """Its `metrics.json`; None before it is done."""
         file = self.directory / "runs" / training.name / "metrics.json"
         found = json.loads(file.read_text()) if file.is_file() else {}
-        return found if "test" in found else None
+        is_trained = found.get("trained") and not found["rows"].get("test")
+        return found if "test" in found or is_trained else None
 
     def train(self, trainings: Sequence[Training], *, num_workers: int) -> list[str]:
         """Train and test what is missing, with a line for each; give the names of those that fail.
@@ -112,8 +114,13 @@ class Grid:
                 f"{training.name}: train.py ended with code {future.result()}; "
                 f"see {self.log_file(training.name)}"
             )
-        values = "  ".join(f"{k} {v:.4f}" for k, v in shown(found["test"]).items())
+        values = "  ".join(f"{k} {v:.4f}" for k, v in shown(found[judged_on(found)]).items())
         return f"{training.name}  {values}"
+
+
+def judged_on(found: dict[str, Any]) -> Literal["val", "test"]:
+    """The rows that the `metrics.json` of a run judges it by: validation where none are to test."""
+    return "test" if "test" in found else "val"
 
 
 def shown(metrics: dict[str, float | None]) -> dict[str, float]:

@@ -22,13 +22,14 @@ def _apart(sizes: Sequence[int]) -> list[int]:
     return kept
 
 
-def draw(rows: pl.DataFrame, *, metric: str, file: Path) -> None:
+def draw(rows: pl.DataFrame, *, metric: str, split: str, file: Path) -> None:
     """Write the picture as PNG.
 
     Args:
         rows: With scheme, budget, table_bytes, mean and deviation; a scheme without a budget
             becomes a level line.
         metric: What mean and deviation are of.
+        split: The rows that it was measured on.
         file: To write.
     """
     from matplotlib.figure import Figure  # slow to import, and of no use to anything else
@@ -56,7 +57,7 @@ def draw(rows: pl.DataFrame, *, metric: str, file: Path) -> None:
         axes.set_xticks(ticks, [format_bytes(size) for size in ticks], minor=False)
         axes.minorticks_off()
     axes.set_xlabel("bytes of the tables")
-    axes.set_ylabel(f"test {metric}")
+    axes.set_ylabel(f"{split} {metric}")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
     figure.savefig(file, dpi=150)

@@ -171,6 +171,9 @@ class Results(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, or go on with that of the run that is resumed."""
         self._started_s = time.perf_counter() - self._earlier_s
+        if "trained" in self._read():  # and is to be trained further
+            assert isinstance(pl_module, Task)
+            self._write(trainer, pl_module, {"trained": False})
 
     def state_dict(self) -> dict[str, Any]:
         """How long it has trained, of which a resumed run goes on counting."""
@@ -206,6 +209,11 @@ class Results(Callback):
         checkpoint = Path(str(trainer.ckpt_path)).name
         part = {"test": _values(trainer, "test/"), "tested_checkpoint": checkpoint}
         self._write(trainer, pl_module, part)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say that nothing is left to train; an interrupted training does not come here."""
+        assert isinstance(pl_module, Task)
+        self._write(trainer, pl_module, {"trained": True})
 
     def _write(self, trainer: Trainer, task: Task, part: dict[str, Any]) -> None:
         if not trainer.is_global_zero:

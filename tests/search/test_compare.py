@@ -56,6 +56,23 @@ def told(monkeypatch):
     return calls
 
 
+@pytest.fixture
+def validated(monkeypatch):
+    """Runs without test rows; those whose name has `hash` are cut off in the midst."""
+
+    def train(self, training, *, num_threads):
+        folder = self.directory / "runs" / training.name
+        folder.mkdir(parents=True)
+        report = {"monitor": "auc/click", "table_bytes": 600, "epoch": 2, "train_s": 1.5}
+        report |= {"rows": {"train": 9, "val": 3}, "val": {"val/auc/click": 0.75}}
+        if "hash" not in training.name:
+            report["trained"] = True
+        (folder / "metrics.json").write_text(json.dumps(report))
+        return 0
+
+    monkeypatch.setattr(Grid, "_train", train)
+
+
 def compare(file, out, *arguments):
     return recsys_command("compare-tables", "-c", file, "--out", out, *arguments)
 
@@ -93,6 +110,16 @@ def test_what_fails_is_named_and_the_rest_is_reported(ranking, told, tmp_path, c
         ("hash_1kB_s0", 8),
         ("hash_1kB_s1", 8),
     ]
+
+
+def test_without_test_rows_the_validation_counts(ranking, validated, tmp_path, capsys):
+    wanted = ("--schemes", "full", "hash", "--budgets", "1kB")
+    assert compare(ranking, tmp_path / "out", *wanted) == 1
+    printed = capsys.readouterr().out
+    assert "full_s0  auc/click 0.7500" in printed
+    assert "hash_1kB_s0: train.py ended with code 0" in printed
+    assert "| scheme | budget | bytes | seeds | val auc/click |" in printed
+    assert "| full | - | 600 | 1 | 0.7500 |" in printed
 
 
 @pytest.mark.parametrize(
@@ -134,5 +161,7 @@ def test_runs_are_trained_and_tested_with_their_tables(ranking, tmp_path):
     assert 0 < run["auc/click"] < 1
     assert "scheme: robe" in (out / "runs" / "robe_400_s0" / "features.yaml").read_text()
     log = (out / "logs" / "robe_400_s0.log").read_text()
+    report = json.loads((out / "runs" / "robe_400_s0" / "metrics.json").read_text())
+    assert report["trained"]
     assert "epoch 1" in log
     assert "epoch 2" not in log

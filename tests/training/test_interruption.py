@@ -95,8 +95,21 @@ def test_a_signalled_run_goes_on_to_the_end_of_the_uninterrupted_one(
     assert read_manifest(last).step == stopped
     said = f"stopped by {signal_at['name']} at step {stopped}; {last} goes on from there"
     assert said in capsys.readouterr().out
+    report = whole / f"runs/{run}/metrics.json"
+    assert not report.exists() or "trained" not in json.loads(report.read_text())
     assert train_command("fit", "-c", run_file(whole, run), "--ckpt_path", "last") == 0
+    assert json.loads(report.read_text())["trained"]
     assert_same_end(whole, run)
+
+
+def test_a_run_that_is_trained_further_is_not_trained_to_the_end(whole):
+    report = whole / "runs/longer/metrics.json"
+    assert train_command("fit", "-c", run_file(whole, "longer")) == 0
+    assert json.loads(report.read_text())["trained"]
+    file = run_file(whole, "longer", name="SIGTERM", step=19)
+    more = ("--ckpt_path", "last", "--trainer.max_epochs", 4)
+    assert train_command("fit", "-c", file, *more) == STOPPED
+    assert not json.loads(report.read_text())["trained"]
 
 
 def test_before_the_first_step_there_is_nothing_to_save(whole, monkeypatch):
