@@ -25,6 +25,7 @@ _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "boo
 _MISSING = "the following arguments are required: "
 _UNKNOWN = "unrecognized arguments: "
 _MOST_MEANT = 3
+_SHORT_SECTION = 12
 _NO_CLASS = r"unknown class, got \1; allowed a name of a class that fits here, or its import path"
 
 
@@ -71,12 +72,20 @@ def mistyped_options(message: str, *, known: Collection[str]) -> list[str]:
 
 
 def _meant(option: str, known: Collection[str]) -> str:
-    """Options whose last part has its word, else is spelt most like it."""
+    """What is like it in its section, else all of a short section, else what is like it."""
     section, _, name = option.rpartition(".")
-    names = {other: other.rpartition(".")[2] for other in known}
-    nearest = get_close_matches(name, names.values(), n=1)
-    meant = [other for other, its in names.items() if name in its.split("_")]
-    meant = meant or [other for other, its in names.items() if [its] == nearest]
-    meant = [other for other in meant if other.startswith(f"{section}.")] or meant
+    within = [other for other in known if section and other.startswith(f"{section}.")]
+    meant = _alike(name, within)
+    if not meant and 0 < len(within) <= _SHORT_SECTION:
+        return f"allowed {', '.join(f'--{other}' for other in sorted(within))}; "
+    meant = meant or _alike(name, known)
     listed = " or ".join(f"--{other}" for other in sorted(meant)[:_MOST_MEANT])
     return f"did you mean {listed}? " if meant else ""
+
+
+def _alike(name: str, options: Collection[str]) -> list[str]:
+    """Options whose last part has its word, else is spelt most like it."""
+    names = {option: option.rpartition(".")[2] for option in options}
+    nearest = get_close_matches(name, names.values(), n=1)
+    found = [option for option, its in names.items() if name in its.split("_")]
+    return found or [option for option, its in names.items() if [its] == nearest]

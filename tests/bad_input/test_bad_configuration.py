@@ -142,6 +142,7 @@ def test_all_mistakes_of_an_experiment_file_come_at_once(place, refused):
                 r"--resume: is no option; did you mean --run.resume\? ",
             ),
         ),
+        (["--run.dir", "x"], r"--run.dir: is no option; allowed .*--run.name, .*--run.root, "),
         (["--nope"], r"^--nope: is no option; `python train.py fit --help` lists all$"),
         (["nope"], r"unrecognized arguments: nope; see .*--help"),
         (["--data.batch_size", "x"], r"data.batch_size: must be a whole number, got x"),
