@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from peak_memory import PeakMemory
 from training_speed import (
     SETTINGS,
     environment_of,
@@ -38,6 +39,7 @@ def main() -> None:
     """Run in turns and print the table."""
     options = _options()
     rates: dict[str, list[float]] = {}
+    peaks: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         num_events = {"train": 40_960, "val": options.events}
         data = write_data(Path(folder) / "data", rows=options.rows, num_events=num_events)
@@ -51,14 +53,15 @@ def main() -> None:
             for name, (workers, threads) in shapes.items():
                 out = data / f"scores_{workers}_{threads}_{number}"
                 arguments = ["score", bundle, data, "--out", out, "--workers", workers]
-                seconds = _recsys(arguments, threads)
+                seconds, num_bytes = _recsys(arguments, threads)
                 rates.setdefault(name, []).append(sum(num_events.values()) / seconds)
+                peaks[name] = max(peaks.get(name, 0), num_bytes)
             if options.peer_python is not None:
                 out = data / f"theirs_{number}"
                 command = their_command(options.peer_python.absolute(), data, out, settings)
                 rates.setdefault(_THEIRS, []).extend(run(command, out, settings)["rows_per_s"])
             print(f"round {number}: {', '.join(f'{n} {v[-1]:,.0f}' for n, v in rates.items())}")
-    print("\n".join(table_lines(rates)))
+    print("\n".join(table_lines(rates, peaks)))
 
 
 def _options() -> argparse.Namespace:
@@ -79,31 +82,37 @@ def _shape(text: str) -> tuple[int, int]:
     return int(workers), int(threads)
 
 
-def _recsys(arguments: list[object], threads: int) -> float:
-    """Seconds that a verb took."""
+def _recsys(arguments: list[object], threads: int) -> tuple[float, int]:
+    """Seconds that a verb took, and the most bytes that it and its workers held at one time."""
     command = [sys.executable, "-m", "recsys", *map(str, arguments)]
     started_s = time.perf_counter()
-    ran = subprocess.run(
-        command,
-        cwd=_REPOSITORY,
-        env=environment_of(threads),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if ran.returncode != 0:
-        sys.exit(f"{' '.join(command)}: ended with code {ran.returncode}\n{ran.stderr}")
-    return time.perf_counter() - started_s
+    with (
+        subprocess.Popen(
+            command,
+            cwd=_REPOSITORY,
+            env=environment_of(threads),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        PeakMemory(process.pid) as memory,
+    ):
+        _, errors = process.communicate()
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(command)}: ended with code {process.returncode}\n{errors}")
+    return time.perf_counter() - started_s, memory.num_bytes
 
 
-def table_lines(rates: dict[str, list[float]]) -> list[str]:
-    """The table in Markdown: a row per side, with the ratio to FuxiCTR."""
-    lines = [row(["side", "rows/s", "times FuxiCTR"]), row(["---", "---:", "---:"])]
+def table_lines(rates: dict[str, list[float]], peaks: dict[str, int]) -> list[str]:
+    """The table in Markdown: a row per side, with the ratio to FuxiCTR, and our memory."""
+    headings = ["side", "rows/s", "times FuxiCTR", "peak memory"]
+    lines = [row(headings), row(["---", "---:", "---:", "---:"])]
     theirs = rates.get(_THEIRS, [])
     for name, of_side in rates.items():
         ratios = [a / b for a, b in zip(of_side, theirs, strict=False)]
         ratio = f"{statistics.median(ratios):.2f}" if ratios and name != _THEIRS else ""
-        lines.append(row([name, f"{statistics.median(of_side):,.0f}", ratio]))
+        peak = f"{peaks[name] / 2**20:,.0f} MiB" if name in peaks else ""
+        lines.append(row([name, f"{statistics.median(of_side):,.0f}", ratio, peak]))
     return lines
 
 

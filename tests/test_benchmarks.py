@@ -317,10 +317,22 @@ def test_training_speed_runs_and_its_table_has_medians_of_ratios(benchmark, tmp_
 
 def test_the_table_of_scoring_has_medians_of_ratios(benchmark):
     rates = {"recsys, 1x1": [10.0, 20.0, 90.0], "FuxiCTR": [10.0, 40.0, 30.0]}
-    assert benchmark("scoring_speed").table_lines(rates)[2:] == [
-        "| recsys, 1x1 | 20 | 1.00 |",
-        "| FuxiCTR | 30 |  |",
+    peaks = {"recsys, 1x1": 3 * 2**20}
+    assert benchmark("scoring_speed").table_lines(rates, peaks)[2:] == [
+        "| recsys, 1x1 | 20 | 1.00 | 3 MiB |",
+        "| FuxiCTR | 30 |  |  |",
     ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no Linux")
+def test_peak_memory_is_that_of_a_process_with_its_children(benchmark):
+    holds = "import time; held = bytearray(2**27); held[::4096] = b'x' * 2**15; time.sleep(1)"
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {holds!r}])"
+    process = subprocess.Popen([sys.executable, "-c", f"{starts}; {holds}"])
+    with benchmark("peak_memory").PeakMemory(process.pid) as memory:
+        process.wait()
+    # One after the other, not both at a time.
+    assert 2**27 < memory.num_bytes < 2 * 2**27
 
 
 @pytest.mark.slow
