@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from peak_memory import PeakMemory
 from training_speed import (
@@ -48,12 +50,13 @@ def main() -> None:
         run(our_command(data, data / "ours", settings), data / "ours", settings)
         bundle = data / "bundle"
         _recsys(["export", data / "ours" / "run", "--out", bundle, "--unchecked"], options.threads)
-        shapes = {f"{_OURS}, {shape}": _shape(shape) for shape in options.shapes}
+        shapes = {f"{_OURS}, {shape}": _Shape.parse(shape) for shape in options.shapes}
         for number in range(options.rounds):
-            for name, (workers, threads) in shapes.items():
-                out = data / f"scores_{workers}_{threads}_{number}"
-                arguments = ["score", bundle, data, "--out", out, "--workers", workers]
-                seconds, num_bytes = _recsys(arguments, threads)
+            for name, shape in shapes.items():
+                arguments = ["score", bundle, data, "--workers", shape.workers]
+                arguments += ["--out", data / f"scores {name} {number}"]
+                arguments += ["--precision", shape.precision]
+                seconds, num_bytes = _recsys(arguments, shape.threads)
                 rates.setdefault(name, []).append(sum(num_events.values()) / seconds)
                 peaks[name] = max(peaks.get(name, 0), num_bytes)
             if options.peer_python is not None:
@@ -72,14 +75,26 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of training, and of FuxiCTR")
     parser.add_argument(
-        "--shapes", nargs="+", default=["1x1", "2x1", "1x2"], help="workers of `score` x threads"
+        "--shapes",
+        nargs="+",
+        default=["1x1", "2x1", "1x2"],
+        help="workers of `score` x threads, and x bf16 for dense layers in 16 bits",
     )
     return parser.parse_args()
 
 
-def _shape(text: str) -> tuple[int, int]:
-    workers, threads = text.split("x")
-    return int(workers), int(threads)
+@dataclass(frozen=True)
+class _Shape:
+    """How `score` runs."""
+
+    workers: int
+    threads: int
+    precision: str = "float32"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        workers, threads, *precision = text.split("x")
+        return cls(int(workers), int(threads), *precision)
 
 
 def _recsys(arguments: list[object], threads: int) -> tuple[float, int]:
