@@ -41,7 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from recsys.retrieval.comparison import CSV, PNG, compare, table_lines
 
     try:
-        compared = compare(options.bundle, options.data, options.out, bits=options.bits)
+        compared = compare(
+            options.bundle,
+            options.data,
+            options.out,
+            bits=options.bits,
+            say=lambda what: print(f"{what} ...", file=sys.stderr, flush=True),
+        )
     except RecsysError as error:
         print(error, file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ U users · B users at once · K places.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,14 @@ class Compared:
     fitted: tuple[Path, ...]
 
 
-def compare(bundle: Path, data: Path, out: Path, *, bits: Sequence[int] | None = None) -> Compared:
+def compare(
+    bundle: Path,
+    data: Path,
+    out: Path,
+    *,
+    bits: Sequence[int] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Compared:
     """Compare; the output appears under its name only when complete.
 
     Args:
@@ -67,6 +74,7 @@ def compare(bundle: Path, data: Path, out: Path, *, bits: Sequence[int] | None =
         data: Folder with the files that the feature file names.
         out: Folder to make.
         bits: Of the codes to compare. None: those of 1/32, 1/16 and 1/8 of the vectors' bytes.
+        say: Is told what begins, as it may take minutes.
 
     Raises:
         DataError: the data is not what the bundle expects.
@@ -86,14 +94,15 @@ def compare(bundle: Path, data: Path, out: Path, *, bits: Sequence[int] | None =
     shutil.rmtree(partial, ignore_errors=True)
     try:
         store = encode_for_scoring(scorer.schema, data, partial / ENCODED)
-        codes, fitted = _codes(bundle, scorer, store, bits=bits)
+        codes, fitted = _codes(bundle, scorer, store, bits=bits, say=say)
         items = Candidates.of(scorer.item_vectors_VD)
+        say("exact lists")
         asked = [
             (group, best_items(group.vectors_BD, items, k=PLACES, seen=group.seen).ids_BK)
             for group in questions(scorer, store, max_users=_USERS)
         ]
         compared = forms(bundle, scorer, items, codes=codes)
-        rows = pl.DataFrame([_measured(form, asked) for form in compared])
+        rows = pl.DataFrame([_measured(form, asked, say=say) for form in compared])
         rows.write_csv(partial / CSV)
         draw(rows, file=partial / PNG)
         shutil.rmtree(partial / ENCODED)
@@ -126,7 +135,12 @@ def _three_lengths(width: int) -> list[int]:
 
 
 def _codes(
-    bundle: Path, scorer: Scorer, store: EncodedStore, *, bits: Sequence[int]
+    bundle: Path,
+    scorer: Scorer,
+    store: EncodedStore,
+    *,
+    bits: Sequence[int],
+    say: Callable[[str], None],
 ) -> tuple[dict[int, Codebook], tuple[Path, ...]]:
     """Codes by their bits, those that were not there fitted and saved; and the new files."""
     num_users = len(wanted_users(scorer, store, path=None, warnings=[]))
@@ -137,14 +151,18 @@ def _codes(
         if file.is_file():
             found[one], _ = load_codes(bundle, bits=one, scorer=scorer)
             continue
+        say(f"fitting codes of {one} bits")
         found[one] = fit_codes(scorer, store, users=users, bits=one)
         codebook.save(found[one], file, bundle=bundle_id(bundle))
         new.append(file)
     return found, tuple(new)
 
 
-def _measured(form: Form, asked: Sequence[tuple[Questions, Tensor]]) -> dict[str, object]:
+def _measured(
+    form: Form, asked: Sequence[tuple[Questions, Tensor]], *, say: Callable[[str], None]
+) -> dict[str, object]:
     """A row of the table, from users and their exact lists."""
+    say(f"lists by {form.name}")
     alone, rescored = [], []
     for group, exact_BK in asked:
         found_BK = form.search.first_step(group.vectors_BD, k=PLACES, seen=group.seen)

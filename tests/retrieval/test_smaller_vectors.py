@@ -207,10 +207,14 @@ def test_a_comparison_is_that_of_loops(trained, tmp_path, capsys, name):
     out = tmp_path / "out"
     options = ("--out", out, "--bits", 16)
     assert recsys_command("compare-vectors", bundle, trained / "data", *options) == 0
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
     table = pl.read_csv(out / "results.csv")
     names = ["fp32", "fp16", "int8", "first 4", "first 2", "codes 16", "ivf", "hnsw", "pq"]
     assert table["vectors"].to_list() == names
+    begun = ["fitting codes of 16 bits", "exact lists", *(f"lists by {form}" for form in names)]
+    assert [line for line in said.splitlines() if line.endswith(" ...")] == [
+        f"{what} ..." for what in begun
+    ]
     assert {path.name for path in out.iterdir()} == {"results.csv", "results.png"}
     assert (out / "results.png").stat().st_size > 10_000
     width = 8 + (name == "BERT4Rec")
