@@ -64,7 +64,7 @@ class Grid:
         """
         missing = [t for t in trainings if self.results(t) is None]
         print(f"{len(trainings)} runs, {len(trainings) - len(missing)} of them done", flush=True)
-        threads = max(1, (os.cpu_count() or 1) // num_workers)
+        threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
         (self.directory / "logs").mkdir(parents=True, exist_ok=True)
         failed, started_s = [], time.monotonic()
         with ThreadPoolExecutor(num_workers) as pool:
