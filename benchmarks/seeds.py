@@ -9,9 +9,11 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+FeatureFile = Callable[[str, int], str]
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -22,6 +24,7 @@ def main(
     metrics: Mapping[str, str],
     about: str,
     published: Mapping[str, str] | None = None,
+    feature_file: FeatureFile | None = None,
 ) -> None:
     """Train what is missing, then print the table.
 
@@ -30,6 +33,7 @@ def main(
         metrics: Heading of a column -> name of the metric without its split.
         about: What the benchmark measures.
         published: Figure that others report, by variant.
+        feature_file: Content of a variant's, with a seed; without it the experiment names one.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -40,14 +44,20 @@ def main(
     root = options.root.resolve()
     experiments = {name: experiments[name] for name in options.only}
     if not options.report:
-        train_missing(experiments, seeds=options.seeds, root=root)
+        train_missing(experiments, seeds=options.seeds, root=root, feature_file=feature_file)
     lines = table_lines(
         experiments, seeds=options.seeds, root=root, metrics=metrics, published=published or {}
     )
     print("\n".join(lines))
 
 
-def train_missing(experiments: Mapping[str, str], *, seeds: Sequence[int], root: Path) -> None:
+def train_missing(
+    experiments: Mapping[str, str],
+    *,
+    seeds: Sequence[int],
+    root: Path,
+    feature_file: FeatureFile | None = None,
+) -> None:
     """Train and test each variant with each seed, all variants with the first seed first."""
     for seed in seeds:
         for variant, experiment in experiments.items():
@@ -58,6 +68,11 @@ def train_missing(experiments: Mapping[str, str], *, seeds: Sequence[int], root:
             command = [sys.executable, "train.py", "fit", "-c", experiment]
             command += ["--seed_everything", str(seed)]
             command += ["--run.root", str(root), "--run.name", name]
+            if feature_file is not None:
+                file = root / "features" / f"{name}.yaml"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(feature_file(variant, seed))
+                command += ["--data.features", str(file)]
             code = subprocess.run(command, cwd=_REPOSITORY, check=False).returncode
             if code != 0:
                 sys.exit(f"{name}: train.py ended with code {code}")

@@ -10,6 +10,10 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
+import yaml
+
+from features.load import parse_feature_set
+from features.yaml_tree import parse_yaml
 
 REPOSITORY = Path(__file__).parent.parent
 METRICS = {"AUC": "auc/liked", "logloss": "logloss/liked"}
@@ -69,6 +73,27 @@ def test_only_what_was_not_tested_is_trained(benchmark, root, monkeypatch):
             ("b.yaml", 2, "separate_s2"),
         )
     ]
+
+
+def test_a_seed_draws_split_and_hashes(benchmark, root, monkeypatch):
+    seeds, tables = benchmark("seeds"), benchmark("ml1m_tables")
+    contents = {}
+
+    def run(command, **_):
+        file = Path(command[command.index("--data.features") + 1])
+        contents[file.stem] = parse_yaml(file.read_text(), name=file.name).value
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(seeds.subprocess, "run", run)
+    experiments = tables.EXPERIMENTS
+    seeds.train_missing(experiments, seeds=[4, 5], root=root, feature_file=tables.feature_file)
+    assert set(contents) == {f"{name}_s{seed}" for name in experiments for seed in (4, 5)}
+    for name, content in contents.items():
+        assert content["split"]["seed"] == int(name[-1])
+        assert len(parse_feature_set(yaml.safe_dump(content), name=name).features) == 6
+    shared = contents["unified_791kB_s5"]["tables"]["shared"]
+    assert shared == {"scheme": "unified", "rows": 6592, "dim": 30, "seed": 5}
+    assert contents["separate_158kB_s4"]["tables"]["shared"]["rows"] == 1317
 
 
 def test_a_failed_run_ends_the_benchmark(benchmark, root, monkeypatch):
