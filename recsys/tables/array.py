@@ -26,7 +26,8 @@ class ArrayScheme(Scheme):
         spec: Its rows or budget.
 
     Raises:
-        FeatureConfigError: features of unknown cardinality want parts of their own.
+        FeatureConfigError: features of unknown cardinality want parts of their own, or a part
+            would have fewer numbers than a vector.
     """
 
     combines_linearly = False
@@ -40,7 +41,13 @@ class ArrayScheme(Scheme):
         )
         self.seed = spec.seed
         num_numbers = numbers_for(table)
-        self.blocks = blocks(table, num_numbers, multiplexed=spec.multiplexed)
+        self.blocks = blocks(
+            table,
+            num_numbers,
+            multiplexed=spec.multiplexed,
+            least=table.dim,  # as the separate rows of a feature are at least one
+            unit="numbers",
+        )
         numbers_S = torch.empty(num_numbers).uniform_(-INIT_BOUND, INIT_BOUND)
         self.numbers_S = nn.Parameter(numbers_S)
         self.reads = HashedReads(

@@ -18,7 +18,7 @@ class Block:
 
 
 def blocks(
-    table: LogicalTable, size: int, *, multiplexed: bool, least: int = 1
+    table: LogicalTable, size: int, *, multiplexed: bool, least: int = 1, unit: str = "rows"
 ) -> dict[str, Block]:
     """The block of each feature that has ids of its own.
 
@@ -28,14 +28,22 @@ def blocks(
         multiplexed: Whether all features share all of it; else blocks are in proportion to the
             features' ids and add up to the whole, as the separate tables of Coleman et al.,
             Unified Embedding (2023), https://arxiv.org/abs/2305.12102.
-        least: Rows of the smallest block.
+        least: Size of the smallest block.
+        unit: What blocks are of, `rows` or `numbers`.
 
     Raises:
-        FeatureConfigError: features of unknown cardinality want blocks of their own, or there are
-            more features than rows.
+        FeatureConfigError: features of unknown cardinality want blocks of their own, or the
+            structure is too small for all of them.
     """
     num_ids = table.num_ids_per_namespace()
-    if multiplexed or len(num_ids) == 1:
+    is_shared = multiplexed or len(num_ids) == 1
+    if size < (needed := least if is_shared else least * len(num_ids)):
+        blocks_of = "" if is_shared else f", {least} for each of its {len(num_ids)} features"
+        raise FeatureConfigError(
+            f"tables.{table.name}: is too small, got {size} {unit}; allowed {needed} and "
+            f"more{blocks_of}; raise rows or budget"
+        )
+    if is_shared:
         return dict.fromkeys(num_ids, Block(0, size))
     unbounded = [name for name, count in num_ids.items() if count is None]
     if unbounded:
@@ -43,12 +51,6 @@ def blocks(
             f"tables.{table.name}: a {table.spec.scheme} table read by several features gives each "
             f"its share of the rows, got features of unknown cardinality: {', '.join(unbounded)}; "
             f"give their hash encoding a size, or take a unified table"
-        )
-    if size < least * len(num_ids):
-        each = "a row" if least == 1 else f"{least} rows"
-        raise FeatureConfigError(
-            f"tables.{table.name}: needs {each} for each of its {len(num_ids)} features, got "
-            f"{size} rows; raise rows or budget"
         )
     # By first names: they break ties, which renaming a feature must not turn round.
     names = table.salt_names()

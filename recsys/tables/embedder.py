@@ -348,7 +348,11 @@ class Embedder(nn.Module):
             vectors |= self._store(place)(rows, sent=begun.sent.get(place))
         combined: dict[str, Tensor] = {}
         for scheme in self._schemes:
-            looked_up = {x.name: vectors[x.name] for x in scheme.lookups}
+            # A collection gives vectors of zeros to the examples of a reader that is not read.
+            looked_up = {
+                x.name: vectors[x.name] if x.reader in begun.present else vectors[x.name][:0]
+                for x in scheme.lookups
+            }
             of_readers = {r.key: ids[r.key].values_L for r in scheme.table.readers}
             combined |= scheme.combine(looked_up, of_readers)
         return combined

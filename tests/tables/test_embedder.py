@@ -2,7 +2,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tables.conftest import OF_SCHEMES, example_batch, example_tables, reader
+from tables.conftest import (
+    OF_SCHEMES,
+    SHARDED,
+    example_batch,
+    example_tables,
+    reader,
+    with_plan,
+)
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -163,6 +170,25 @@ def test_readers_without_ids_are_left_out(any_store, batch):
     assert list(embedded.fields) == ["past.tags"]
     movies = ["history.movie@attention", "history.movie@representation"]
     assert list(embedded.sequences) == ["history.item", "history.genre", *movies]
+
+
+@pytest.mark.parametrize("name", SHARDED)
+@pytest.mark.parametrize("dense_max_bytes", [10**9, 0])
+def test_what_is_asked_for_alone_is_as_in_the_whole_batch(name, dense_max_bytes, batch):
+    probes = 2 if name == "turns" else 1
+    of_users = LogicalTable("user", 8, SHARDED[name], (reader("user", 0, probes=probes),))
+    of_items = LogicalTable("item", 8, FullTable(), (reader("item", 1),))
+    built = Embedder(
+        [with_plan(of_users, cut=True), of_items],
+        config=TablesConfig(dense_max_bytes=dense_max_bytes),
+    )
+    built.materialize()
+    with torch.no_grad():
+        whole = built.eval()(batch).fields
+        for key in ("user", "item"):
+            alone = built(batch, keys=[key]).fields
+            assert list(alone) == [key]
+            torch.testing.assert_close(alone[key], whole[key], msg=key)
 
 
 def test_the_catalogue_has_the_vector_of_every_id_with_gradient():

@@ -142,7 +142,8 @@ def test_vectors_start_with_one_variance_whatever_the_scheme(name):
     scheme = build_scheme(table(spec, *readers, dim=16))
     vectors = vectors_of(scheme, {"a": torch.arange(2000), "b": torch.arange(1000)})
     for vectors_LD in vectors.values():
-        assert vectors_LD.std().item() == pytest.approx(0.05 / math.sqrt(3), rel=0.15)
+        among_ids = (vectors_LD - vectors_LD.mean(0)).std().item()
+        assert among_ids == pytest.approx(0.05 / math.sqrt(3), rel=0.15)
         assert abs(vectors_LD.mean().item()) < 0.01
 
 
@@ -358,8 +359,27 @@ def test_mistakes_name_the_table_and_the_way_out():
     with pytest.raises(FeatureConfigError, match="unknown cardinality: a; give"):
         build_scheme(table(spec, reader("a", 0, num_ids=None), reader("b", 1)))
     many = [reader(f"f{i}", i) for i in range(11)]
-    with pytest.raises(FeatureConfigError, match="each of its 11 features, got 10 rows"):
+    says = r"got 10 rows; allowed 11 and more, 1 for each of its 11 features"
+    with pytest.raises(FeatureConfigError, match=says):
         build_scheme(table(spec, *many))
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (UnifiedTable(scheme="unified", rows=9, num_tables=3), "num_tables: .* allowed at most 2"),
+        (QRTable(scheme="qr", rows=1), "got 1 rows; allowed 2 and more; raise"),
+        (RobeTable(scheme="robe", budget=2), "got 0 numbers; allowed 4 and more; raise"),
+        (RobeTable(scheme="robe", budget=12), "got 3 numbers; allowed 4 and more; raise"),
+        (
+            HashedNetTable(scheme="hashednet", budget=28, multiplexed=False),
+            "got 7 numbers; allowed 8 and more, 4 for each of its 2 features; raise",
+        ),
+    ],
+)
+def test_sizes_below_the_least_are_refused(spec, says):
+    with pytest.raises(FeatureConfigError, match=says):
+        build_scheme(table(spec, reader("a", 0), reader("b", 1)))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -97,10 +97,14 @@ def _num_numbers(hidden_width: int, spec: DHETable, dim: int) -> int:
 
 
 def _scale(network: nn.Sequential, num_hashes: int) -> None:
-    """Let vectors start with the variance of all schemes: measured on random hashes."""
+    """Let vectors start around 0 with the variance of all schemes: measured on random hashes."""
     last = network[-1]
     assert isinstance(last, nn.Linear)
     with torch.no_grad():
         nn.init.zeros_(last.bias)
-        spread = network(torch.rand(256, num_hashes) * 2 - 1).std()
-        last.weight *= INIT_BOUND / sqrt(3) / spread.clamp(min=1e-6)
+        vectors_UD = network(torch.rand(256, num_hashes) * 2 - 1)
+        mean_D = vectors_UD.mean(0)  # what all ids have in common tells none apart
+        spread = (vectors_UD - mean_D).std()
+        scale = INIT_BOUND / sqrt(3) / spread.clamp(min=1e-6)
+        last.weight *= scale
+        last.bias -= mean_D * scale

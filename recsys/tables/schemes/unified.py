@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from features.errors import FeatureConfigError
 from features.table_spec import UnifiedTable
 from recsys.tables.blocks import Block
 from recsys.tables.budget import rows_for
@@ -30,6 +31,9 @@ class UnifiedScheme(Scheme):
         table: The logical table.
         spec: Its rows or budget, its seed, and how many physical tables it is cut into.
 
+    Raises:
+        FeatureConfigError: there are more tables than probes.
+
     Source: Coleman et al., Unified Embedding (2023), https://arxiv.org/abs/2305.12102, section 3;
     taking turns: the UnifiedEmbedding layer of TensorFlow Recommenders.
     """
@@ -43,6 +47,11 @@ class UnifiedScheme(Scheme):
         if spec.num_tables > 1:
             names = [f"{table.name}@{number}" for number in range(spec.num_tables)]
         self.turns = _turns(table, num_tables=spec.num_tables)
+        if len(self.turns) < spec.num_tables:
+            raise FeatureConfigError(
+                f"tables.{table.name}.num_tables: some of them would never be read, got "
+                f"{spec.num_tables}; allowed at most {len(self.turns)}, the probes of all features"
+            )
         probes = [(r, probe) for r in table.readers for probe in range(r.probes)]
         super().__init__(
             table,
