@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,16 @@ import polars as pl
 from features.errors import RecsysError, RunConfigError
 from features.yaml_tree import parse_yaml
 from recsys.search.grid import Grid, Training, judged_on, shown
+from recsys.search.out_folder import alone_in, check_inputs
 from recsys.search.pareto import draw
 from recsys.search.variants import Variant, check_budgets, feature_file
 from recsys.training.further_options import unknown_options
 
 _CSV, _PNG = "results.csv", "results.png"
+_DECIDED = (
+    *("--data.features", "--run.name", "--run.root", "--run.test", "--run.resume"),
+    *("--run.warm_up",),
+)
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,14 @@ def cells(schemes: Sequence[str], budgets: Sequence[str]) -> list[Cell]:
     variants = [Variant.parse(text) for text in schemes]
     check_budgets(budgets)
     if not budgets and any(variant.has_size for variant in variants):
+        sized = ", ".join(variant.text for variant in variants if variant.has_size)
         raise RunConfigError(
-            "--budgets: is missing, got none; allowed sizes such as 158kB 1.6MB; all schemes but "
-            "full need one"
+            f"--budgets: is missing, got none; allowed sizes such as 158kB 1.6MB, which {sized} "
+            f"must have"
         )
-    found = [Cell(v, b) for b in budgets for v in variants if v.has_size]
-    return [*(Cell(v, None) for v in variants if not v.has_size), *found]
+    found = [Cell(v, None) for v in variants if not v.has_size]
+    found += [Cell(v, b) for b in budgets for v in variants if v.has_size]
+    return list({cell.name: cell for cell in found}.values())
 
 
 def collect(grid: Grid, trainings: Sequence[tuple[Cell, Training]]) -> pl.DataFrame:
@@ -106,9 +113,8 @@ def table_lines(rows: pl.DataFrame, *, metric: str, split: str) -> list[str]:
     return lines
 
 
-def _trainings(options: argparse.Namespace, directory: Path) -> list[tuple[Cell, Training]]:
-    """All runs, first seeds first; writes their feature files when all of them are right."""
-    source = features_of(options.config)
+def _feature_files(options: argparse.Namespace, source: Path) -> dict[Cell, str]:
+    """What each way to store the tables makes of the feature file."""
     texts, mistakes = {}, []
     for cell in cells(options.schemes, options.budgets):
         try:
@@ -123,16 +129,21 @@ def _trainings(options: argparse.Namespace, directory: Path) -> list[tuple[Cell,
             mistakes += error.mistakes
     if mistakes:
         raise RunConfigError(dict.fromkeys(mistakes))
-    folder = directory / "features"
-    folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    return texts
+
+
+def _trainings(
+    texts: Mapping[Cell, str], *, seeds: Sequence[int], folder: Path
+) -> list[tuple[Cell, Training]]:
+    """All runs, first seeds first; writes their feature files."""
+    folder.mkdir(exist_ok=True)
     for cell, text in texts.items():
         (folder / f"{cell.name}.yaml").write_text(text)
-    for seed in options.seeds:
-        for cell in texts:
-            file = folder / f"{cell.name}.yaml"
-            found.append((cell, Training(f"{cell.name}_s{seed}", file, seed)))
-    return found
+    return [
+        (cell, Training(f"{cell.name}_s{seed}", folder / f"{cell.name}.yaml", seed))
+        for seed in dict.fromkeys(seeds)
+        for cell in texts
+    ]
 
 
 def features_of(experiment: Path) -> Path:
@@ -179,7 +190,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
     mistakes = unknown_options(
-        more, verb="compare-tables", example="--trainer.max_epochs", takes_seed=False
+        more,
+        verb="compare-tables",
+        example="--trainer.max_epochs",
+        takes_seed=False,
+        decided=_DECIDED,
     )
     if options.workers < 1:
         mistakes.append(f"--workers: is too small, got {options.workers}; allowed 1 and more")
@@ -188,10 +203,20 @@ def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
 
 
 def _run(options: argparse.Namespace, more: Sequence[str]) -> int:
-    directory = options.out.resolve()
-    trainings = _trainings(options, directory)
+    directory, source = options.out.resolve(), features_of(options.config)
+    texts = _feature_files(options, source)
     grid = Grid(options.config, directory, tuple(more))
-    failed = grid.train([training for _, training in trainings], num_workers=options.workers)
+    with alone_in(directory, work="comparison") as lock:
+        inputs = {
+            "experiment": options.config.read_text(),
+            "features": source.read_text(),
+            "tables": options.tables,
+            "arguments": list(more),
+        }
+        check_inputs(directory, inputs, work="comparison")
+        trainings = _trainings(texts, seeds=options.seeds, folder=directory / "features")
+        wanted = [training for _, training in trainings]
+        failed = grid.train(wanted, num_workers=options.workers, lock=lock)
     runs = collect(grid, trainings)
     if runs.is_empty():
         print("no run ended with a result", file=sys.stderr)

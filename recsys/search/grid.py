@@ -52,15 +52,16 @@ class Grid:
         """Its `metrics.json`; None before it is done."""
         file = self.directory / "runs" / training.name / "metrics.json"
         found = json.loads(file.read_text()) if file.is_file() else {}
-        is_trained = found.get("trained") and not found["rows"].get("test")
+        is_trained = found.get("trained") and "val" in found and not found["rows"].get("test")
         return found if "test" in found or is_trained else None
 
-    def train(self, trainings: Sequence[Training], *, num_workers: int) -> list[str]:
+    def train(self, trainings: Sequence[Training], *, num_workers: int, lock: int) -> list[str]:
         """Train and test what is missing, with a line for each; give the names of those that fail.
 
         Args:
             trainings: In this order.
             num_workers: Processes at a time; they share the cores evenly.
+            lock: File descriptor that they keep the folder locked with, should this one end.
         """
         missing = [t for t in trainings if self.results(t) is None]
         print(f"{len(trainings)} runs, {len(trainings) - len(missing)} of them done", flush=True)
@@ -68,7 +69,9 @@ class Grid:
         (self.directory / "logs").mkdir(parents=True, exist_ok=True)
         failed, started_s = [], time.monotonic()
         with ThreadPoolExecutor(num_workers) as pool:
-            running = {pool.submit(self._train, t, num_threads=threads): t for t in missing}
+            running = {
+                pool.submit(self._train, t, num_threads=threads, lock=lock): t for t in missing
+            }
             num_done = 0
             try:
                 while running:
@@ -92,7 +95,7 @@ class Grid:
         """What a run printed."""
         return self.directory / "logs" / f"{name}.log"
 
-    def _train(self, training: Training, *, num_threads: int) -> int:
+    def _train(self, training: Training, *, num_threads: int, lock: int) -> int:
         command = [sys.executable, str(_TRAIN), "fit", "-c", str(self.experiment)]
         command += ["--data.features", str(training.features)]
         command += ["--seed_everything", str(training.seed)]
@@ -105,6 +108,7 @@ class Grid:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 check=False,
+                pass_fds=(lock,),
             ).returncode
 
     def _line(self, training: Training, future: Future[int]) -> str:

@@ -10,9 +10,8 @@ The same command goes on where it was cut off.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from features.table_spec import StagedTable
 from recsys.search.compare import features_of
 from recsys.search.compress import COMPRESSED, compress, staged_scheme
 from recsys.search.evolution import EvolutionConfig
+from recsys.search.out_folder import check_inputs
 from recsys.search.outcome import outcome_lines
 from recsys.search.stages import Stages
 from recsys.tables.staged import StagedScheme
@@ -30,7 +30,10 @@ from recsys.training.further_options import unknown_options
 
 WARM_UP, COMPRESS, RETRAIN = "1_warm_up", "2_compress", "3_retrain"
 _EXAMPLES = 20_000
-_INPUTS = "inputs.json"
+_DECIDED = (
+    *("--data.features", "--run.name", "--run.root", "--run.warm_up", "--run.start_from"),
+    *("--run.continue_from", "--run.resume"),
+)
 
 
 def search(
@@ -60,7 +63,13 @@ def search(
             "max_examples": max_examples,
             "warm_up_epochs": warm_up_epochs,
         }
-        _check_inputs(stages, features, choices)
+        inputs = {
+            "experiment": stages.experiment.read_text(),
+            "features": features.read_text(),
+            "arguments": list(stages.arguments),
+            "choices": choices,
+        }
+        check_inputs(stages.directory, inputs, work="search")
         first = ["--run.warm_up", "true", "--run.test", "false"]
         if warm_up_epochs is not None:
             first += ["--trainer.max_epochs", str(warm_up_epochs)]
@@ -82,27 +91,6 @@ def _kind(feature_set: FeatureSet, *, name: str) -> type[StagedScheme]:
             f"{got}; change scheme in tables of the feature file"
         )
     return next(iter(kinds.values()))
-
-
-def _check_inputs(stages: Stages, features: Path, choices: Mapping[str, object]) -> None:
-    """Refuse to go on with the search of another experiment."""
-    found: Mapping[str, object] = {
-        "experiment": stages.experiment.read_text(),
-        "features": features.read_text(),
-        "arguments": list(stages.arguments),
-        "choices": dict(choices),
-    }
-    file = stages.directory / _INPUTS
-    if not file.is_file():
-        file.write_text(json.dumps(found, indent=2) + "\n")
-        return
-    before = json.loads(file.read_text())
-    changed = [key for key, value in found.items() if before.get(key) != value]
-    if changed:
-        raise RunConfigError(
-            f"--out: holds another search, got other {', '.join(changed)} than before in "
-            f"{stages.directory}; give another folder, or remove it"
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,7 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
-    mistakes = unknown_options(more, verb="search", example="--trainer.max_epochs")
+    mistakes = unknown_options(
+        more, verb="search", example="--trainer.max_epochs", decided=_DECIDED
+    )
     if options.max_examples < 1:
         mistakes.append(
             f"--max_examples: is too small, got {options.max_examples}; allowed 1 and more"

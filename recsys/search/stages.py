@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import subprocess
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import RunConfigError
+from recsys.search.out_folder import alone_in
 
 _TRAIN = Path(__file__).resolve().parents[2] / "train.py"
-_LOCK = "lock"
 
 
 class Stages:
@@ -37,24 +36,13 @@ class Stages:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep others out of the folder.
-
-        A training outlives this process where that is killed, and holds the lock with it: two
-        processes never write to one run.
+        """Keep others out of the folder, also while a training outlives this process.
 
         Raises:
             RunConfigError: somebody is at work in the folder.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / _LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunConfigError(
-                    f"--out: another search, or the training of one that was ended, is at work "
-                    f"there, got {self.directory}; wait for its end, or give another folder"
-                ) from None
-            self._locks = (lock.fileno(),)
+        with alone_in(self.directory, work="search") as lock:
+            self._locks = (lock,)
             yield
 
     def fit(self, name: str, features: Path, *arguments: str) -> None:

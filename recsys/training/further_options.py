@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 _SECTIONS = ("--trainer.", "--data.", "--model.", "--run.")
 
 
 def unknown_options(
-    arguments: Sequence[str], *, verb: str, example: str, takes_seed: bool = True
+    arguments: Sequence[str],
+    *,
+    verb: str,
+    example: str,
+    takes_seed: bool = True,
+    decided: Collection[str] = (),
 ) -> list[str]:
     """What is wrong with arguments that a verb does not know itself, a mistake each.
 
@@ -17,11 +22,15 @@ def unknown_options(
         verb: Of `python -m recsys`.
         example: An option that may be handed on.
         takes_seed: Whether `--seed_everything` may be handed on.
+        decided: Options that the verb gives `train.py fit` itself.
     """
     known = (*_SECTIONS, "--seed_everything") if takes_seed else _SECTIONS
+    options = [a.partition("=")[0] for a in arguments if a.startswith("-")]
     return [
-        f"{argument.partition('=')[0]}: is no option; allowed are those of "
-        f"`python -m recsys {verb} -h`, and of train.py fit, such as {example}"
-        for argument in arguments
-        if argument.startswith("-") and not argument.startswith(known)
+        f"{option}: is what {verb} decides by itself for each training; leave it out"
+        if option in decided
+        else f"{option}: is no option; allowed are those of `python -m recsys {verb} -h`, and of "
+        f"train.py fit, such as {example}"
+        for option in options
+        if option in decided or not option.startswith(known)
     ]

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -7,7 +8,8 @@ from commands import experiment, recsys_command
 from recsys.data.simulate import SimulatorConfig, simulate
 from recsys.search import grid as grid_module
 from recsys.search.compare import Cell, cells
-from recsys.search.grid import Grid
+from recsys.search.grid import Grid, Training
+from recsys.search.out_folder import alone_in
 from recsys.search.variants import Variant
 
 FEATURES = """
@@ -34,7 +36,7 @@ def told(monkeypatch):
     """Runs are not trained but told what they reached; those whose name has `hash` fail."""
     calls = []
 
-    def train(self, training, *, num_threads):
+    def train(self, training, *, num_threads, lock):
         calls.append((training.name, training.seed, num_threads))
         self.log_file(training.name).write_text("")
         if "hash" in training.name:
@@ -60,7 +62,7 @@ def told(monkeypatch):
 def validated(monkeypatch):
     """Runs without test rows; those whose name has `hash` are cut off in the midst."""
 
-    def train(self, training, *, num_threads):
+    def train(self, training, *, num_threads, lock):
         folder = self.directory / "runs" / training.name
         folder.mkdir(parents=True)
         report = {"monitor": "auc/click", "table_bytes": 600, "epoch": 2, "train_s": 1.5}
@@ -131,6 +133,9 @@ def test_without_test_rows_the_validation_counts(ranking, validated, tmp_path, c
         (("--schemes", "ph", "--budgets", "1kB", "2kB"), "ph: "),
         (("--schemes", "full", "--tables", "user"), "--tables: is no table of"),
         (("--schemes", "full", "--worker", "--trainer.max_epochs", 2), "--worker: is no option"),
+        (("--schemes", "full", "--data.features", "x.yaml"), "--data.features: is what compare-t"),
+        (("--schemes", "full", "--run.test=false"), "--run.test: is what compare-tables decides"),
+        (("--schemes", "optembed"), "--schemes: is trained in several stages, got optembed; "),
         (("--schemes", "full", "--metric", "auc"), "--metric: is no metric of the runs, got 'auc'"),
     ],
 )
@@ -140,6 +145,55 @@ def test_mistakes_end_with_code_2_before_anything_is_trained(
     assert compare(ranking, tmp_path / "out", *arguments) == 2
     assert capsys.readouterr().err.startswith(message)
     assert "--metric" in arguments or not told
+
+
+def test_runs_of_other_inputs_are_not_mixed(ranking, told, tmp_path, capsys):
+    out = tmp_path / "out"
+    first = ("--schemes", "full", "--seeds", 0)
+    assert compare(ranking, out, *first) == 0
+    assert compare(ranking, out, *first, 1) == 0  # more seeds are no other comparison
+    assert [name for name, *_ in told] == ["full_s0", "full_s1"]
+    says = f"--out: holds another comparison, got other %s than before in {out}; give another"
+    assert compare(ranking, out, *first, "--trainer.max_epochs", 2) == 2
+    assert says % "arguments" in capsys.readouterr().err
+    assert compare(ranking, out, *first, "--tables", "shared") == 2
+    assert says % "tables" in capsys.readouterr().err
+    for file, what in ((ranking, "experiment"), (tmp_path / "features.yaml", "features")):
+        text = file.read_text()
+        file.write_text(f"{text}\n# changed\n")
+        assert compare(ranking, out, *first) == 2
+        assert says % what in capsys.readouterr().err
+        file.write_text(text)
+    assert compare(ranking, out, *first) == 0
+    assert len(told) == 2
+
+
+def test_two_comparisons_do_not_share_a_folder(ranking, told, tmp_path, capsys):
+    with alone_in(tmp_path / "out", work="comparison"):
+        assert compare(ranking, tmp_path / "out", "--schemes", "full") == 2
+    assert "--out: another comparison, or a training of one that was ended, is at work" in (
+        capsys.readouterr().err
+    )
+    assert not told
+
+
+def test_what_is_asked_for_twice_is_trained_once(ranking, told, tmp_path):
+    wanted = ("--schemes", "full", "pq", "pq", "--budgets", "1kB", "1 kB", "--seeds", 3, 3)
+    assert compare(ranking, tmp_path / "out", *wanted) == 0
+    assert [name for name, *_ in told] == ["full_s3", "pq_1kB_s3"]
+
+
+def test_a_training_keeps_the_folder_of_a_killed_comparison_locked(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        grid_module.subprocess,
+        "run",
+        lambda *_, pass_fds, **__: started.append(pass_fds) or SimpleNamespace(returncode=0),
+    )
+    with alone_in(tmp_path, work="comparison") as lock:
+        training = Training("full_s0", tmp_path / "f.yaml", 0)
+        Grid(tmp_path / "e.yaml", tmp_path).train([training], num_workers=1, lock=lock)
+    assert started == [(lock,)]
 
 
 def test_an_experiment_that_is_not_there_or_names_no_feature_file(tmp_path, capsys):

@@ -157,7 +157,7 @@ def test_two_searches_do_not_share_a_folder(tmp_path, capsys):
     file = inputs(tmp_path, SPECS["optembed"])
     with Stages(file, tmp_path / "out").alone():
         assert recsys_command("search", "-c", file, "--out", tmp_path / "out") == 2
-    assert "another search, or the training of one that was ended" in capsys.readouterr().err
+    assert "another search, or a training of one that was ended" in capsys.readouterr().err
 
 
 def test_widths_of_sequence_tasks_are_not_searched(tmp_path):

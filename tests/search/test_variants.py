@@ -40,6 +40,24 @@ def test_some_tables_and_one_without_a_size():
     assert (tables["shared"].scheme, tables["shared"].rows) == ("unified", 100)
 
 
+@pytest.mark.parametrize(("text", "has_size"), [("quantized:bits=16", False), ("robe", True)])
+def test_a_scheme_without_a_size_takes_no_budget(text, has_size):
+    assert Variant.parse(text).has_size == has_size
+    _, tables = stored_otherwise(text, budget="10kB" if has_size else None)
+    assert tables["shared"].scheme == text.partition(":")[0]
+
+
+def test_decoupled_tables_stay_as_they_are():
+    decoupled = "{scheme: decoupled, attention: {dim: 4}}"
+    text = FILE.replace("{scheme: hash, rows: 50}", decoupled)
+    pq = Variant.parse("pq")
+    written = feature_file(text, name="f.yaml", variant=pq, budget="1kB", tables=None)
+    tables = parse_feature_set(written, name="f.yaml").tables
+    assert (tables["shared"].scheme, tables["other"].scheme) == ("pq", "decoupled")
+    with pytest.raises(RunConfigError, match="stored by one scheme, got 'other'; allowed shared"):
+        feature_file(text, name="f.yaml", variant=pq, budget="1kB", tables=["other"])
+
+
 @pytest.mark.parametrize("text", ["", ":a=1", "pq:", "pq:num_chunks", "pq:=3", "pq:a=1,"])
 def test_what_is_no_variant(text):
     if text == "pq:":
