@@ -69,6 +69,25 @@ def test_few_items(tmp_path, kind):
     assert found.ids_BK[0, 3] == 0
 
 
+def test_two_may_build_the_same_index(clustered, tmp_path, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    from recsys.nearest.index import ItemIndex
+
+    wanted = {"kind": "hnsw", "path": tmp_path / "a.faiss"}
+    items, users_BD, _, _ = clustered
+    write_index, others = faiss.write_index, []
+
+    def write_and_be_overtaken(index, name):
+        write_index(index, name)
+        monkeypatch.setattr(faiss, "write_index", write_index)
+        others.append(ItemIndex(items, **wanted))
+
+    monkeypatch.setattr(faiss, "write_index", write_and_be_overtaken)
+    found = [index.best_items(users_BD, k=5) for index in (ItemIndex(items, **wanted), *others)]
+    assert torch.equal(found[0].ids_BK, found[1].ids_BK)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.faiss"]
+
+
 def test_the_best_of_all_candidates_are_the_best(clustered):
     items, users_BD, seen, lengths_B = clustered
     wanted = {"k": 30, "seen": Seen(seen, lengths_B)}

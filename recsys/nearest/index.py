@@ -9,6 +9,7 @@ import math
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -152,7 +153,7 @@ def _built(faiss: Any, vectors_CD: Tensor, *, kind: IndexKind) -> Any:
 
 
 def _save(faiss: Any, index: Any, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # others may build it, too
     try:
         faiss.write_index(index, str(partial))
         partial.replace(path)
