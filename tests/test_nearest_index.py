@@ -69,6 +69,21 @@ def test_few_items(tmp_path, kind):
     assert found.ids_BK[0, 3] == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_item(tmp_path, kind):
+    pytest.importorskip("faiss")
+    from recsys.nearest.index import ItemIndex
+
+    items = Candidates.of(torch.tensor([[9.0, 9.0, 9.0], [0.5, 2.0, 3.0]]))
+    for is_new in (True, False):
+        index = ItemIndex(items, kind=kind, path=tmp_path / "one.faiss")
+        assert index.is_new == is_new
+        assert index.is_exact == (kind == "pq")
+        found = index.best_items(torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 1.0]]), k=3)
+        assert found.ids_BK.tolist() == [[1], [1]]
+        assert found.scores_BK.tolist() == [[13.5], [3.0]]
+
+
 def test_two_may_build_the_same_index(clustered, tmp_path, monkeypatch):
     faiss = pytest.importorskip("faiss")
     from recsys.nearest.index import ItemIndex

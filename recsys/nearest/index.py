@@ -21,6 +21,7 @@ IndexKind = Literal["ivf", "hnsw", "pq"]
 _HNSW_LINKS, _HNSW_EF = 32, 200
 _PQ_NUMBERS = 4  # of a vector to a byte
 _PQ_BITS = 8
+_PQ_FEWEST = 2  # items, as a bit tells two centres apart
 _POINTS = 39  # that FAISS wants for each centre that it learns
 _IVF_SHARE = 4  # a search visits one cell in so many
 _TRAINED_ON = 200_000
@@ -38,6 +39,7 @@ class ItemIndex:
 
     Attributes:
         is_new: Whether it was built.
+        is_exact: Whether it has the vectors themselves, as there are too few to learn codes of.
         bytes_per_item: Size of the file for each candidate.
 
     Raises:
@@ -50,6 +52,7 @@ class ItemIndex:
         faiss = _faiss()
         self._items, self._kind = items, kind
         self.is_new = not path.is_file()
+        self.is_exact = kind == "pq" and len(items) < _PQ_FEWEST
         if self.is_new:
             self._index = _built(faiss, items.vectors_CD, kind=kind)
             _save(faiss, self._index, path)
@@ -139,6 +142,8 @@ def _built(faiss: Any, vectors_CD: Tensor, *, kind: IndexKind) -> Any:
             )
         case "hnsw":
             index = faiss.IndexHNSWFlat(width, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        case "pq" if count < _PQ_FEWEST:
+            index = faiss.IndexFlatIP(width)
         case "pq":
             parts = max(1, width // _PQ_NUMBERS)
             while width % parts:

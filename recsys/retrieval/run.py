@@ -103,6 +103,7 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
             opened = open_search(
                 job.bundle, scorer, items, kind=job.index, width=job.width, bits=job.bits
             )
+            warnings += opened.warnings
         store = encode_for_scoring(scorer.schema, job.data, unfinished / ENCODED)
         users = wanted_users(scorer, store, path=job.users, warnings=warnings)
         search, of_index = _search(job, scorer, store, users=users, items=items, opened=opened)

@@ -183,6 +183,21 @@ def test_an_index_lies_beside_the_bundle_and_is_used_again(trained, tmp_path, ca
     assert file.is_file()
 
 
+def test_an_index_of_too_few_items_is_exact(trained, tmp_path, capsys):
+    pytest.importorskip("faiss")
+    allowed = tmp_path / "allow.txt"
+    allowed.write_text("i3")
+    for number in range(2):
+        options = ("--index", "pq", "--allow", allowed, "--keep-seen")
+        frame = retrieve(trained, tmp_path / f"out{number}", *options)
+        assert set(frame["item_id"]) == {"i3"}
+        message = "--index pq: learns codes of 2 items and more, got 1; it is searched exactly"
+        assert f"warning: {message}" in capsys.readouterr().err
+        summary = json.loads((tmp_path / f"out{number}" / "summary.json").read_text())
+        assert summary["warnings"] == [message]
+        assert summary["index"]["recall"] == 1
+
+
 def test_short_vectors_are_the_first_numbers(trained, tmp_path, capsys):
     run = trained / "runs" / "BERT4Rec"
     short = tmp_path / "bundles" / "BERT4Rec"
