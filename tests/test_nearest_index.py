@@ -1,5 +1,7 @@
 """Indexes find most of the best items, with exact scores, and are read again from their files."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -82,6 +84,34 @@ def test_a_single_item(tmp_path, kind):
         found = index.best_items(torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 1.0]]), k=3)
         assert found.ids_BK.tolist() == [[1], [1]]
         assert found.scores_BK.tolist() == [[13.5], [3.0]]
+
+
+def test_a_search_takes_one_thread_and_leaves_the_others_alone(clustered, tmp_path, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    from recsys.nearest.index import ItemIndex
+
+    items, users_BD, _, _ = clustered
+    counts = {"train": [], "search": []}
+    for name, found in counts.items():
+        before = getattr(faiss.IndexIVFFlat, name)
+
+        def counting(*arguments, before=before, found=found, **options):
+            found.append(faiss.omp_get_max_threads())
+            return before(*arguments, **options)
+
+        monkeypatch.setattr(faiss.IndexIVFFlat, name, counting)
+    opened = ItemIndex(items, kind="ivf", path=tmp_path / "a")
+
+    def work(name):
+        torch.get_num_threads()  # the first time, it sets the number for this thread
+        faiss.omp_set_num_threads(3)
+        opened.best_items(users_BD, k=5)
+        ItemIndex(items, kind="ivf", path=tmp_path / name).first_step(users_BD, k=5)
+        return faiss.omp_get_max_threads()
+
+    with ThreadPoolExecutor(2) as executor:
+        assert [*executor.map(work, "bc")] == [3, 3]
+    assert counts == {"train": [counts["train"][0], 3, 3], "search": [1, 1, 1, 1]}
 
 
 def test_two_may_build_the_same_index(clustered, tmp_path, monkeypatch):

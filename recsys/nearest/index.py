@@ -6,6 +6,8 @@ B users · C candidates · D width · K places · M candidates that an index giv
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +72,6 @@ class ItemIndex:
                 f"delete it, and it is built again"
             )
         self.bytes_per_item = path.stat().st_size / max(len(items), 1)
-        faiss.omp_set_num_threads(1)  # groups of users are shared out among threads already
 
     def best_items(
         self,
@@ -110,7 +111,9 @@ class ItemIndex:
     def _places(self, users_BD: Tensor, wanted: int) -> Tensor:
         wanted = min(wanted, len(self._items))
         parameters = self._parameters(wanted)
-        _, places = self._index.search(users_BD.contiguous().numpy(), wanted, params=parameters)
+        users = users_BD.contiguous().numpy()
+        with _one_thread():
+            _, places = self._index.search(users, wanted, params=parameters)
         return torch.from_numpy(places)
 
     def _parameters(self, wanted: int) -> Any:
@@ -122,6 +125,21 @@ class ItemIndex:
                 return faiss.SearchParametersHNSW(efSearch=max(_HNSW_EF, 2 * wanted))
             case "pq":
                 return None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Within, FAISS takes one thread: groups of users are shared out among threads already.
+
+    The number is kept for each thread that calls FAISS, and torch reads and sets the same one.
+    """
+    faiss = _faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _most_seen(seen: Seen | None) -> int:
