@@ -143,6 +143,20 @@ def test_mistakes_leave_nothing(trained, tmp_path, capsys, content, arguments, m
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.parametrize("name", ["taken/out", 300 * "a"])
+@pytest.mark.parametrize("verb", ["retrieve", "compare-vectors", "export"])
+def test_a_folder_that_cannot_be_made(trained, tmp_path, capsys, verb, name):
+    (tmp_path / "taken").write_text("a file")
+    read = (trained / "bundles" / "SASRec", trained / "data")
+    if verb == "export":
+        read = (trained / "runs" / "SASRec", "--unchecked")
+    assert recsys_command(verb, *read, "--out", tmp_path / name) == 2
+    said = capsys.readouterr().err
+    assert f"--out: cannot be made, got {tmp_path / name} (" in said
+    assert "; give another folder, or make room and let the one above it be written" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_a_file_of_several_columns_names_the_right_one(trained, tmp_path, capsys):
     pl.DataFrame({"a": ["x"], "b": ["y"]}).write_csv(tmp_path / "ids.csv")
     bundle = trained / "bundles" / "SASRec"
