@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from recsys.exporting.parity import (
 )
 from recsys.exporting.portable import SUFFIXES, Kind, check_tools, write_program
 from recsys.exporting.sample import Sample, sample_of_run, unseen_shares
+from recsys.new_folder import check_out, new_folder
 from recsys.scoring.scorer import Scorer
 from recsys.tables.few_bits import TableDType
 from recsys.trained import load_task
@@ -71,6 +71,7 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
         settings: How.
 
     Raises:
+        OutputError: the bundle cannot be made.
         RunConfigError: the bundle exists already, a program has no other form, the width is none
             of the model's, or the older bundle has other vectors or no item in common.
         SchemaMismatchError: the older bundle is none, or is not whole.
@@ -78,10 +79,7 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
             does not score as the model does.
         RecsysError: the run's data is gone, or has changed.
     """
-    if bundle.exists():
-        raise RunConfigError(
-            f"--out: exists already, got {bundle}; give another name, or remove it"
-        )
+    check_out(bundle)
     check_tools(settings.programs)
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
@@ -91,10 +89,7 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
         alignment = align(task, settings.compatible_with, width=settings.width)
     sample = sample_of_run(checkpoint, manifest, reads=task.reads) if settings.is_checked else None
     origin = Origin(checkpoint.parent.parent.name, manifest.step, manifest.metrics)
-    partial = bundle.with_name(bundle.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with new_folder(bundle) as partial:
         written = write_files(
             task,
             partial,
@@ -117,9 +112,6 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
         card = render_card(task, described, table_bytes=written.table_bytes)
         (partial / CARD).write_text(card, encoding="utf-8")
         write_manifest(partial, described)
-        partial.rename(bundle)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return described
 
 

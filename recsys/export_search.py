@@ -7,7 +7,6 @@ validation rows of the run.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from features.errors import FeatureConfigError, RecsysError, RunConfigError
 from features.sizes import format_bytes
 from recsys.checkpoint import find_checkpoint, read_manifest
 from recsys.history_index import DType, HistoryIndex, Vectors
+from recsys.new_folder import check_out, new_folder
 from recsys.nn.cutting import num_events, to_own_histories
 from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns
@@ -152,20 +152,13 @@ def export_search(checkpoint: Path, out: Path, *, dtype: DType) -> list[str]:
     Raises:
         RecsysError: it exists already, or cannot be made of this checkpoint.
     """
-    if out.exists():
-        raise RunConfigError(f"--out: exists already, got {out}; give another name, or remove it")
+    check_out(out)
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
     exact = history_index(task)
     index = exact if dtype == "fp32" else exact.to_int8()
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with new_folder(out) as partial:
         index.save(partial, schema=task.schema, versions={n: version(n) for n in _VERSIONED})
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     said = [f"exported {out}: {format_bytes(index.num_bytes)} of vectors, {dtype}"]
     if index is exact:
         return said

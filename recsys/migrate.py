@@ -22,7 +22,8 @@ from recsys.checkpoint import find_checkpoint, read_manifest, read_schema
 from recsys.migration.filling import TableReport
 from recsys.migration.migration import LAYERS, Migration
 from recsys.migration.report import tables_to_print, words
-from recsys.migration.run import check_out, fitted_to, migrated, write_run
+from recsys.migration.run import fitted_to, migrated, write_run
+from recsys.new_folder import check_out
 
 
 def migrate(

@@ -22,7 +22,8 @@ from recsys.checkpoint import find_checkpoint, read_manifest, read_schema
 from recsys.migrate import add_arguments, show
 from recsys.migration.filling import TableReport
 from recsys.migration.migration import Migration
-from recsys.migration.run import check_out, fitted_to, migrated, write_run
+from recsys.migration.run import fitted_to, migrated, write_run
+from recsys.new_folder import check_out
 
 _FILE = "features.yaml"
 

@@ -1,5 +1,7 @@
 """Indexes find most of the best items, with exact scores, and are read again from their files."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -67,6 +69,68 @@ def test_few_items(tmp_path, kind):
     assert found.ids_BK[0, :3].tolist() == [1, 3, 4]
     assert found.ids_BK.shape == (1, 4)
     assert found.ids_BK[0, 3] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_item(tmp_path, kind):
+    pytest.importorskip("faiss")
+    from recsys.nearest.index import ItemIndex
+
+    items = Candidates.of(torch.tensor([[9.0, 9.0, 9.0], [0.5, 2.0, 3.0]]))
+    for is_new in (True, False):
+        index = ItemIndex(items, kind=kind, path=tmp_path / "one.faiss")
+        assert index.is_new == is_new
+        assert index.is_exact == (kind == "pq")
+        found = index.best_items(torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 1.0]]), k=3)
+        assert found.ids_BK.tolist() == [[1], [1]]
+        assert found.scores_BK.tolist() == [[13.5], [3.0]]
+
+
+def test_a_search_takes_one_thread_and_leaves_the_others_alone(clustered, tmp_path, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    from recsys.nearest.index import ItemIndex
+
+    items, users_BD, _, _ = clustered
+    counts = {"train": [], "search": []}
+    for name, found in counts.items():
+        before = getattr(faiss.IndexIVFFlat, name)
+
+        def counting(*arguments, before=before, found=found, **options):
+            found.append(faiss.omp_get_max_threads())
+            return before(*arguments, **options)
+
+        monkeypatch.setattr(faiss.IndexIVFFlat, name, counting)
+    opened = ItemIndex(items, kind="ivf", path=tmp_path / "a")
+
+    def work(name):
+        torch.get_num_threads()  # the first time, it sets the number for this thread
+        faiss.omp_set_num_threads(3)
+        opened.best_items(users_BD, k=5)
+        ItemIndex(items, kind="ivf", path=tmp_path / name).first_step(users_BD, k=5)
+        return faiss.omp_get_max_threads()
+
+    with ThreadPoolExecutor(2) as executor:
+        assert [*executor.map(work, "bc")] == [3, 3]
+    assert counts == {"train": [counts["train"][0], 3, 3], "search": [1, 1, 1, 1]}
+
+
+def test_two_may_build_the_same_index(clustered, tmp_path, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    from recsys.nearest.index import ItemIndex
+
+    wanted = {"kind": "hnsw", "path": tmp_path / "a.faiss"}
+    items, users_BD, _, _ = clustered
+    write_index, others = faiss.write_index, []
+
+    def write_and_be_overtaken(index, name):
+        write_index(index, name)
+        monkeypatch.setattr(faiss, "write_index", write_index)
+        others.append(ItemIndex(items, **wanted))
+
+    monkeypatch.setattr(faiss, "write_index", write_and_be_overtaken)
+    found = [index.best_items(users_BD, k=5) for index in (ItemIndex(items, **wanted), *others)]
+    assert torch.equal(found[0].ids_BK, found[1].ids_BK)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.faiss"]
 
 
 def test_the_best_of_all_candidates_are_the_best(clustered):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -76,7 +77,7 @@ def save(codebook: Codebook, path: Path, *, bundle: str) -> None:
         "bits_per_step": codebook.bits // codebook.num_steps,
         "num_steps": codebook.num_steps,
     }
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # others may write it, too
     tensors = {_ITEMS: codebook.items_VY, **codebook.binariser.state_dict()}
     try:
         save_file(tensors, partial, metadata={_SAYS: json.dumps(says)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from features.spec import FeatureSet
 from recsys.migration.filling import TableReport
 from recsys.migration.migration import LAYERS, Migration, plan_migration
 from recsys.migration.report import as_json, dropped_values
+from recsys.new_folder import new_folder
 
 REPORT = "migration.json"
 DROPPED = "dropped.parquet"
@@ -59,16 +59,6 @@ def check_resets(resets: Sequence[str], feature_set: FeatureSet) -> None:
         raise RunConfigError(mistakes)
 
 
-def check_out(out: Path) -> None:
-    """Refuse to replace anything.
-
-    Raises:
-        RunConfigError: something is there.
-    """
-    if out.exists():
-        raise RunConfigError(f"--out: exists already, got {out}; give another name, or remove it")
-
-
 def check_given_up(migration: Migration, resets: Sequence[str]) -> None:
     """Refuse to lose anything that has not been given up by name.
 
@@ -105,10 +95,11 @@ def write_run(
         out: Its folder.
         features: Contents of `features.yaml` and of the plans beside it, by name of the file.
         more: To be added to the report.
+
+    Raises:
+        OutputError: it cannot be made.
     """
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with new_folder(out) as partial:
         reports = migration.write(partial / "checkpoints" / "last.ckpt")
         for name, content in features.items():
             (partial / name).write_bytes(content)
@@ -118,9 +109,6 @@ def write_run(
         (partial / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         if dropped := dropped_values(migration):
             _all_dropped(dropped).write_parquet(partial / DROPPED)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return reports
 
 

@@ -6,9 +6,12 @@ B users · C candidates · D width · K places · M candidates that an index giv
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -20,6 +23,7 @@ IndexKind = Literal["ivf", "hnsw", "pq"]
 _HNSW_LINKS, _HNSW_EF = 32, 200
 _PQ_NUMBERS = 4  # of a vector to a byte
 _PQ_BITS = 8
+_PQ_FEWEST = 2  # items, as a bit tells two centres apart
 _POINTS = 39  # that FAISS wants for each centre that it learns
 _IVF_SHARE = 4  # a search visits one cell in so many
 _TRAINED_ON = 200_000
@@ -37,6 +41,7 @@ class ItemIndex:
 
     Attributes:
         is_new: Whether it was built.
+        is_exact: Whether it has the vectors themselves, as there are too few to learn codes of.
         bytes_per_item: Size of the file for each candidate.
 
     Raises:
@@ -49,6 +54,7 @@ class ItemIndex:
         faiss = _faiss()
         self._items, self._kind = items, kind
         self.is_new = not path.is_file()
+        self.is_exact = kind == "pq" and len(items) < _PQ_FEWEST
         if self.is_new:
             self._index = _built(faiss, items.vectors_CD, kind=kind)
             _save(faiss, self._index, path)
@@ -66,7 +72,6 @@ class ItemIndex:
                 f"delete it, and it is built again"
             )
         self.bytes_per_item = path.stat().st_size / max(len(items), 1)
-        faiss.omp_set_num_threads(1)  # groups of users are shared out among threads already
 
     def best_items(
         self,
@@ -106,7 +111,9 @@ class ItemIndex:
     def _places(self, users_BD: Tensor, wanted: int) -> Tensor:
         wanted = min(wanted, len(self._items))
         parameters = self._parameters(wanted)
-        _, places = self._index.search(users_BD.contiguous().numpy(), wanted, params=parameters)
+        users = users_BD.contiguous().numpy()
+        with _one_thread():
+            _, places = self._index.search(users, wanted, params=parameters)
         return torch.from_numpy(places)
 
     def _parameters(self, wanted: int) -> Any:
@@ -118,6 +125,21 @@ class ItemIndex:
                 return faiss.SearchParametersHNSW(efSearch=max(_HNSW_EF, 2 * wanted))
             case "pq":
                 return None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Within, FAISS takes one thread: groups of users are shared out among threads already.
+
+    The number is kept for each thread that calls FAISS, and torch reads and sets the same one.
+    """
+    faiss = _faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _most_seen(seen: Seen | None) -> int:
@@ -138,6 +160,8 @@ def _built(faiss: Any, vectors_CD: Tensor, *, kind: IndexKind) -> Any:
             )
         case "hnsw":
             index = faiss.IndexHNSWFlat(width, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        case "pq" if count < _PQ_FEWEST:
+            index = faiss.IndexFlatIP(width)
         case "pq":
             parts = max(1, width // _PQ_NUMBERS)
             while width % parts:
@@ -152,7 +176,7 @@ def _built(faiss: Any, vectors_CD: Tensor, *, kind: IndexKind) -> Any:
 
 
 def _save(faiss: Any, index: Any, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # others may build it, too
     try:
         faiss.write_index(index, str(partial))
         partial.replace(path)

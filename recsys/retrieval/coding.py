@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 
@@ -79,8 +80,7 @@ def write_codes(bundle: Path, data: Path, *, bits: int | None = None) -> Written
             f"them, or give other --bits"
         )
     check_writable(file)
-    encoded = file.with_name(file.name + ".encoded")
-    shutil.rmtree(encoded, ignore_errors=True)
+    encoded = file.with_name(f"{file.name}.{uuid4().hex}.encoded")  # others may fit them, too
     items = Candidates.of(scorer.item_vectors_VD)
     try:
         store = encode_for_scoring(scorer.schema, data, encoded)

@@ -14,13 +14,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from features.errors import RunConfigError
 from recsys.bundle import bundle_id
 from recsys.codes import codebook
 from recsys.codes.codebook import Codebook
 from recsys.data.scoring import encode_for_scoring
 from recsys.data.store import EncodedStore
 from recsys.nearest.exact import Candidates, best_items
+from recsys.new_folder import check_out, new_folder
 from recsys.retrieval.ann import recall
 from recsys.retrieval.codes import (
     STEP_OF_BITS,
@@ -78,21 +78,18 @@ def compare(
 
     Raises:
         DataError: the data is not what the bundle expects.
-        OutputError: codes or an index cannot be saved beside the bundle.
+        OutputError: the output cannot be made, or nothing saved beside the bundle.
         RunConfigError: the output exists already, or there are no codes of such a length.
         SchemaMismatchError: the bundle, or a file beside it, is not whole.
     """
-    if out.exists():
-        raise RunConfigError(f"--out: exists already, got {out}; give another name, or remove it")
+    check_out(out)
     scorer = open_scorer(bundle)
     width = scorer.item_vectors_VD.shape[1]
     bits = _three_lengths(width) if bits is None else sorted({*bits})
     for one in bits:
         check_bits(one, width=width)
     check_writable(codes_file(bundle, bits=bits[0]))
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with new_folder(out) as partial:
         store = encode_for_scoring(scorer.schema, data, partial / ENCODED)
         codes, fitted = _codes(bundle, scorer, store, bits=bits, say=say)
         items = Candidates.of(scorer.item_vectors_VD)
@@ -106,9 +103,6 @@ def compare(
         rows.write_csv(partial / CSV)
         draw(rows, file=partial / PNG)
         shutil.rmtree(partial / ENCODED)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Compared(rows, sum(len(group) for group, _ in asked), fitted)
 
 

@@ -58,10 +58,12 @@ class Opened:
     Attributes:
         search: It.
         summary: Its file, and whether it is new, where there is one.
+        warnings: What else there is to say.
     """
 
     search: ItemSearch
     summary: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def open_search(
@@ -100,7 +102,15 @@ def open_search(
         case _:
             file = index_file(bundle, kind=kind, items=items)
             index = ItemIndex(items, kind=kind, path=file)
-            return Opened(index, {"file": file.name, "is_new": index.is_new})
+            warning = (
+                f"--index {kind}: learns codes of 2 items and more, got {len(items)}; it is "
+                f"searched exactly"
+            )
+            return Opened(
+                index,
+                {"file": file.name, "is_new": index.is_new},
+                (warning,) if index.is_exact else (),
+            )
 
 
 def check_settings(kind: SearchKind, *, width: int | None, bits: int | None) -> None:

@@ -42,8 +42,8 @@ def match_ids(
     """Look the ids of a file up, as texts; each counts once.
 
     Args:
-        path: Parquet or CSV with a header, of this column or of a single one; any other file has
-            an id in each line.
+        path: Parquet or CSV with a header, of this column or of a single one; a single one of CSV
+            may lack the header. Any other file has an id in each line.
         known: All ids.
         column: Raw name of their column.
         option: Who names the file, for messages.
@@ -53,8 +53,9 @@ def match_ids(
     Raises:
         DataError: the file cannot be read, or has no known id.
     """
-    wanted = _read(path, column=column, option=option).unique(maintain_order=True)
     places = pl.DataFrame({"id": known.cast(pl.String)}).with_row_index("place")
+    wanted = _read(path, column=column, option=option, known=places["id"])
+    wanted = wanted.unique(maintain_order=True)
     found = wanted.to_frame("id").join(places, on="id", how="left", maintain_order="left")
     matched = Matched(
         found["place"].drop_nulls().cast(pl.Int64),
@@ -70,7 +71,7 @@ def match_ids(
     return matched
 
 
-def _read(path: Path, *, column: str, option: str) -> pl.Series:
+def _read(path: Path, *, column: str, option: str, known: pl.Series) -> pl.Series:
     try:
         match path.suffix:
             case ".parquet":
@@ -78,7 +79,7 @@ def _read(path: Path, *, column: str, option: str) -> pl.Series:
             case ".csv":
                 frame = pl.read_csv(path, infer_schema=False)
             case _:
-                lines = path.read_text().splitlines()
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
                 frame = pl.DataFrame({column: [line.strip() for line in lines if line.strip()]})
     except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{option}: cannot be read, got {path} ({error})") from None
@@ -90,4 +91,7 @@ def _read(path: Path, *, column: str, option: str) -> pl.Series:
     values = frame[column] if column in frame.columns else frame.to_series()
     if values.dtype.is_nested():
         raise DataError(f"{option}: holds no ids, got type {values.dtype} in {path}; an id in each")
-    return values.cast(pl.String).drop_nulls()
+    ids = values.cast(pl.String).drop_nulls()
+    if path.suffix == ".csv" and values.name != column and values.name in known:
+        return pl.concat([pl.Series([values.name]), ids])  # there is no header
+    return ids

@@ -26,6 +26,7 @@ from recsys.bundle_items import item_names as names_of_items
 from recsys.data.scoring import encode_for_scoring
 from recsys.data.store import EncodedStore
 from recsys.nearest.exact import Best, Candidates, best_items
+from recsys.new_folder import check_out, new_folder
 from recsys.retrieval.ann import mean_recall
 from recsys.retrieval.indexes import Opened, SearchKind, check_settings, open_search
 from recsys.retrieval.lists import match_ids
@@ -81,21 +82,17 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
 
     Raises:
         DataError: the data, or a file of ids, is not what the bundle expects.
+        OutputError: the output cannot be made.
         RunConfigError: the output exists already, or an argument is wrong.
         SchemaMismatchError: the bundle is not whole.
     """
     if job.places < 1:
         raise RunConfigError(f"--k: is no number of items, got {job.places}; allowed 1 and more")
-    if job.out.exists():
-        raise RunConfigError(
-            f"--out: exists already, got {job.out}; give another name, or remove it"
-        )
+    check_out(job.out)
     check_settings(job.index, width=job.width, bits=job.bits)
     scorer = open_scorer(job.bundle)
-    unfinished = job.out.with_name(job.out.name + ".partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
     warnings: list[str] = []
-    try:
+    with new_folder(job.out) as unfinished:
         allowed_V = allowed_items(scorer, allow=job.allow, deny=job.deny, warnings=warnings)
         items = Candidates.of(scorer.item_vectors_VD, allowed_V=allowed_V)
         opened = None  # before the data is read, which may take long
@@ -103,6 +100,7 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
             opened = open_search(
                 job.bundle, scorer, items, kind=job.index, width=job.width, bits=job.bits
             )
+            warnings += opened.warnings
         store = encode_for_scoring(scorer.schema, job.data, unfinished / ENCODED)
         users = wanted_users(scorer, store, path=job.users, warnings=warnings)
         search, of_index = _search(job, scorer, store, users=users, items=items, opened=opened)
@@ -117,9 +115,6 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
         }
         (unfinished / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(unfinished / ENCODED)
-        unfinished.rename(job.out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return summary
 
 

@@ -59,12 +59,10 @@ def compress(
     if searched:
         assert isinstance(task, RankingTask), "checked before the first training"
         sample = validation_sample(task, checkpoint, manifest, max_examples=max_examples)
-        supernet = Supernet(task, sample, searched)
+        supernet = Supernet(task, sample, searched, dense_max_bytes=_dense_max_bytes(manifest))
         search = WidthSearch(supernet, evolution, seed=task.seed, file=directory / SEARCHED)
         for name, widths in search.widths(search.run().genes).items():
-            searched[name].choose(
-                widths, _weights(task, searched[name]), _dense_max_bytes(manifest)
-            )
+            searched[name].chosen = widths
     for name, scheme in schemes.items():
         plan = scheme.plan(_weights(task, scheme))
         plan = replace(plan, ids=fingerprint_ids(task.schema, name))

@@ -105,7 +105,7 @@ def probe_training(run: HistoryRun, *, num_steps: int) -> list[Probe]:
         sums = IdSums()
         for number in window.tolist():
             sums.add(_backward(task, next(batches), columns))
-            step(number + 1)
+            step(number)
         probes.append(Probe(run.name, f"{window[0] + 1}-{window[-1] + 1}", sums.by_column()))
     return probes
 
@@ -118,7 +118,10 @@ def _backward(task: RankingTask, batch: Batch, columns: HistoryColumns) -> dict[
 
 
 def _stepping(task: RankingTask) -> Callable[[int], None]:
-    """Optimiser, scheduler and schemes, as Lightning calls them after each backward pass."""
+    """Optimiser, scheduler and schemes, as Lightning calls them after each backward pass.
+
+    They are given the number of steps before.
+    """
     configured = task.configure_optimizers()
     has_schedule = isinstance(configured, dict)
     optimizer = configured["optimizer"] if has_schedule else configured

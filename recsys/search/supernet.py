@@ -13,6 +13,7 @@ from torch import Tensor
 from recsys.search.evolution import Candidate, Genes
 from recsys.search.salience import auc
 from recsys.search.sample import Sample
+from recsys.tables.scheme import BYTES_PER_NUMBER
 from recsys.tables.staged import SearchedScheme
 from recsys.training.ranking import RankingTask
 
@@ -24,6 +25,7 @@ class Supernet:
         task: Whole and in evaluation mode.
         sample: Validation rows as it reads them.
         schemes: Tables whose features are narrowed, by name.
+        dense_max_bytes: Larger tables will be sharded.
 
     Attributes:
         features: Table and feature of each gene.
@@ -32,9 +34,14 @@ class Supernet:
     """
 
     def __init__(
-        self, task: RankingTask, sample: Sample, schemes: Mapping[str, SearchedScheme]
+        self,
+        task: RankingTask,
+        sample: Sample,
+        schemes: Mapping[str, SearchedScheme],
+        *,
+        dense_max_bytes: int,
     ) -> None:
-        self.task, self.sample = task, sample
+        self.task, self.sample, self._dense_max_bytes = task, sample, dense_max_bytes
         self.features = [(name, f) for name, scheme in schemes.items() for f in scheme.chosen]
         self.most = [schemes[name].table.dim for name, _ in self.features]
         weights = task.embedder.replicated.weights
@@ -50,8 +57,17 @@ class Supernet:
             for reader in scheme.table.readers
         }
 
+    def stored(self, genes: Genes) -> Genes:
+        """The widths that tables will have: of sharded ones fbgemm reads multiples of 4."""
+        return tuple(
+            min(-(-width // 4) * 4, most)
+            if num_rows * width * BYTES_PER_NUMBER > self._dense_max_bytes
+            else width
+            for num_rows, width, most in zip(self._num_kept, genes, self.most, strict=True)
+        )
+
     def candidate(self, genes: Genes) -> Candidate:
-        """Widths with their AUC and size."""
+        """Widths that `stored` gives, with their AUC and size."""
         fields = {
             key: self._narrowed(key, vectors, genes)
             for key, vectors in self.sample.embedded.fields.items()

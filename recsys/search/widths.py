@@ -55,7 +55,7 @@ class WidthSearch:
                 population = next_population(
                     self.known, most, self.config, draws, max_size=self.max_size
                 )
-            for genes in population:
+            for genes in map(self.supernet.stored, population):
                 if genes not in self.known:
                     self.known[genes] = self.supernet.candidate(genes)
             self._save()

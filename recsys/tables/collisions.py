@@ -19,7 +19,7 @@ class Collisions:
     """Of some ids of one feature, within a group of ids of one table.
 
     Attributes:
-        num_ids: Ids of the feature in the group.
+        num_ids: Ids of the feature in the group that have rows.
         num_same_rows: Those that read exactly the rows of another id of the group, in its order,
             and so have its vector.
         num_any_row: Those that read some row which another id of the group reads too.
@@ -61,16 +61,17 @@ def frequent_ids(counts: Mapping[str, Tensor], *, share: float) -> dict[str, Ten
 def collisions(scheme: Scheme, ids: Mapping[str, Tensor]) -> dict[str, Collisions]:
     """Collisions within a group of ids, by feature; empty where a scheme looks nothing up by row.
 
-    Rows of all physical tables count alike. A feature that several readers read with different
+    Ids without rows are left out, and features that have no others. Rows of all physical tables
+    count alike. A feature that several readers read with different
     numbers of probes is judged by the most.
 
     Args:
         scheme: Of the table.
         ids: The group: different ids of each feature.
     """
-    if not scheme.lookups or not ids:
+    rows = _rows(scheme, ids) if scheme.lookups else {}
+    if not rows:
         return {}
-    rows = _rows(scheme, ids)
     places = max(rows_LK.shape[1] for rows_LK in rows.values())
     padded = [
         torch.nn.functional.pad(rows_LK, (0, places - rows_LK.shape[1]), value=NO_ROW)
@@ -97,7 +98,10 @@ def total(of_features: Mapping[str, Collisions]) -> Collisions:
 
 
 def _rows(scheme: Scheme, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rows of each id by feature, numbered through all physical tables, a column per lookup."""
+    """Rows of each id that has some, by feature, numbered through all physical tables.
+
+    A column is of a lookup.
+    """
     lookups = {
         reader.key: [x for x in scheme.lookups if x.reader == reader.key]
         for reader in scheme.table.readers
@@ -109,15 +113,18 @@ def _rows(scheme: Scheme, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
             chosen[reader.namespace] = reader.key
     nothing = torch.zeros(0, dtype=torch.int64)
     wanted = {chosen[name]: of_feature for name, of_feature in ids.items()}
-    found = scheme.remap({r.key: wanted.get(r.key, nothing) for r in scheme.table.readers})
+    of_readers = {r.key: wanted.get(r.key, nothing) for r in scheme.table.readers}
+    found, has_rows = scheme.remap(of_readers), scheme.has_rows(of_readers)
     first, first_of = 0, {}
     for table in scheme.physical_tables:
         first_of[table.name] = first
         first += table.num_rows
-    return {
+    rows = {
         name: torch.stack([first_of[x.table] + found[x.name] for x in lookups[chosen[name]]], dim=1)
         for name in ids
     }
+    rows = {name: rows_LK[has_rows[chosen[name]]] for name, rows_LK in rows.items()}
+    return {name: rows_LK for name, rows_LK in rows.items() if len(rows_LK)}
 
 
 def _has_same_rows(rows_LK: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Blocks of rows that are alike: which of them can stand for which.
 
-Shape legend: B blocks, R rows of a block, D numbers of a row; the last block of a feature may have
+Shape legend: B blocks, K of them in order, P of these at once, C that may be alike, R rows of a
+block, D numbers of a row, E numbers of a block, S signatures; the last block of a feature may have
 fewer rows, and is filled up with zeros.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor
 SIGNATURE_WIDTH, NUM_SIGNATURES = 0.09, 90
 _QUARTILE = 0.75
 _NUMBERS_AT_ONCE = 1 << 24
+_PAIRS_AT_ONCE = 1 << 16  # as many numbers stay in the cache
 _SHARE_OF_ROUND = 0.25
 
 
@@ -102,22 +104,41 @@ def _similar(
     likeness: Likeness,
 ) -> Iterator[tuple[float, int, int]]:
     """Blocks with their most similar earlier ones: (minus the share that is alike, block, one)."""
-    for place, block in enumerate(order.tolist()):
-        earlier = order[:place]
-        candidates = earlier[(signatures_BS[earlier] == signatures_BS[block]).any(1)]
-        if not len(candidates):
-            continue
-        length = int(lengths_B[block])
-        own_RD = blocks_BRD[block, :length]
-        size = max(1, _NUMBERS_AT_ONCE // own_RD.numel())
-        parts = [
-            (blocks_BRD[part, :length] - own_RD).abs().le(likeness.tolerance).float().mean((1, 2))
-            for part in candidates.split(size)
-        ]
-        shares = torch.cat(parts)
-        best = int(shares.argmax())
-        if shares[best] >= likeness.share:
-            yield -float(shares[best]), block, int(candidates[best])
+    signatures_SK = signatures_BS[order].T.contiguous()
+    for length in lengths_B[order].unique().tolist():
+        flat_EK = blocks_BRD[order, :length].flatten(1).T.contiguous()
+        places = (lengths_B[order] == length).nonzero().squeeze(1)
+        for part in places.split(max(1, _PAIRS_AT_ONCE // len(order))):
+            shares_PK = _shares(flat_EK, part, tolerance=likeness.tolerance)
+            is_earlier_PK = torch.arange(shares_PK.shape[1]) < part[:, None]
+            is_alike_PK = is_earlier_PK & (shares_PK >= likeness.share)
+            columns = is_alike_PK.any(0).nonzero().squeeze(1)  # few, so signatures come last
+            if not len(columns):
+                continue
+            is_similar_PC = is_alike_PK[:, columns] & _have_one(signatures_SK, part, columns)
+            best_P, columns_P = shares_PK[:, columns].where(is_similar_PC, -1).max(1)
+            for row in is_similar_PC.any(1).nonzero().squeeze(1).tolist():
+                other = order[columns[columns_P[row]]]
+                yield -float(best_P[row]), int(order[part[row]]), int(other)
+
+
+def _shares(flat_EK: Tensor, part: Tensor, *, tolerance: float) -> Tensor:
+    """Share of the numbers (P, K) of some blocks that are like those of each before the last."""
+    stop = int(part[-1])
+    counts_PK = flat_EK.new_zeros(len(part), stop)
+    offsets_PK = torch.empty_like(counts_PK)
+    for numbers_K in flat_EK:
+        torch.sub(numbers_K[:stop], numbers_K[part, None], out=offsets_PK)
+        counts_PK += offsets_PK.abs_().le_(tolerance)
+    return counts_PK / len(flat_EK)
+
+
+def _have_one(signatures_SK: Tensor, part: Tensor, columns: Tensor) -> Tensor:
+    """Whether some blocks have a signature (P, C) of others."""
+    found_PC = torch.zeros(len(part), len(columns), dtype=torch.bool)
+    for signature_K in signatures_SK:
+        found_PC |= signature_K[part, None] == signature_K[columns]
+    return found_PC
 
 
 def _nearest(

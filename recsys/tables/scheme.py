@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from recsys.tables.grid import Grid
@@ -139,6 +140,10 @@ class Scheme(nn.Module, ABC):
     @abstractmethod
     def remap(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rows by lookup, from ids by reader; both int64 and of the reader's length."""
+
+    def has_rows(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whether ids have rows, by reader; where not, `combine` leaves out what `remap` gives."""
+        return {key: torch.ones_like(of_reader).bool() for key, of_reader in ids.items()}
 
     @abstractmethod
     def combine(

@@ -11,7 +11,7 @@ from torch import Tensor
 from features.errors import FeatureConfigError
 from features.table_plan import TablePlan
 from recsys.tables.logical import LogicalTable
-from recsys.tables.scheme import BYTES_PER_NUMBER, Lookup, PhysicalTable, Scheme
+from recsys.tables.scheme import Lookup, PhysicalTable, Scheme
 
 
 class StagedScheme(Scheme):
@@ -51,7 +51,7 @@ class SearchedScheme(StagedScheme):
     """A scheme whose plan also needs widths that a search has found.
 
     Attributes:
-        chosen: Width by feature; until a search has been made, the whole width each.
+        chosen: Width by feature, to be set by the search; until then the whole width each.
     """
 
     def __init__(
@@ -64,23 +64,6 @@ class SearchedScheme(StagedScheme):
     ) -> None:
         super().__init__(table, physical_tables=physical_tables, lookups=lookups, widths=widths)
         self.chosen = dict.fromkeys(table.num_ids_per_namespace(), table.dim)
-
-    def choose(
-        self, widths: Mapping[str, int], weights: Mapping[str, Tensor], dense_max_bytes: int
-    ) -> None:
-        """Take over what a search has found.
-
-        Args:
-            widths: By feature.
-            weights: Whole trained physical tables, by name.
-            dense_max_bytes: Larger tables will be sharded; their widths are rounded up to what
-                fbgemm can read, multiples of 4.
-        """
-        for name, num_rows in self.num_kept(weights).items():
-            width = widths[name]
-            if num_rows * width * BYTES_PER_NUMBER > dense_max_bytes:
-                width = -(-width // 4) * 4
-            self.chosen[name] = width
 
     @abstractmethod
     def num_kept(self, weights: Mapping[str, Tensor]) -> dict[str, int]:

@@ -152,6 +152,20 @@ def test_codes_are_read_again(fitted, tmp_path):
             codebook.load(file, **wanted)
 
 
+def test_two_may_write_the_same_file(fitted, tmp_path, monkeypatch):
+    file = tmp_path / "a.safetensors"
+
+    def write_and_be_overtaken(*arguments, **options):
+        save_file(*arguments, **options)
+        monkeypatch.setattr(codebook, "save_file", save_file)
+        codebook.save(fitted[0], file, bundle="one")
+
+    monkeypatch.setattr(codebook, "save_file", write_and_be_overtaken)
+    codebook.save(fitted[0], file, bundle="one")
+    codebook.load(file, bundle="one", num_items=1500, width=8)
+    assert [f.name for f in tmp_path.iterdir()] == [file.name]
+
+
 def broken_files(file):
     with safe_open(file, framework="pt") as opened:
         says = opened.metadata()["codes"]

@@ -143,6 +143,20 @@ def test_mistakes_leave_nothing(trained, tmp_path, capsys, content, arguments, m
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.parametrize("name", ["taken/out", 300 * "a"])
+@pytest.mark.parametrize("verb", ["retrieve", "compare-vectors", "export"])
+def test_a_folder_that_cannot_be_made(trained, tmp_path, capsys, verb, name):
+    (tmp_path / "taken").write_text("a file")
+    read = (trained / "bundles" / "SASRec", trained / "data")
+    if verb == "export":
+        read = (trained / "runs" / "SASRec", "--unchecked")
+    assert recsys_command(verb, *read, "--out", tmp_path / name) == 2
+    said = capsys.readouterr().err
+    assert f"--out: cannot be made, got {tmp_path / name} (" in said
+    assert "; give another folder, or make room and let the one above it be written" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_a_file_of_several_columns_names_the_right_one(trained, tmp_path, capsys):
     pl.DataFrame({"a": ["x"], "b": ["y"]}).write_csv(tmp_path / "ids.csv")
     bundle = trained / "bundles" / "SASRec"
@@ -181,6 +195,21 @@ def test_an_index_lies_beside_the_bundle_and_is_used_again(trained, tmp_path, ca
     retrieve(trained, tmp_path / "other", "--k", 9, "--index", "hnsw", "--deny", denied)
     assert len(list((trained / "bundles").glob("SASRec.hnsw-*.faiss"))) == 2
     assert file.is_file()
+
+
+def test_an_index_of_too_few_items_is_exact(trained, tmp_path, capsys):
+    pytest.importorskip("faiss")
+    allowed = tmp_path / "allow.txt"
+    allowed.write_text("i3")
+    for number in range(2):
+        options = ("--index", "pq", "--allow", allowed, "--keep-seen")
+        frame = retrieve(trained, tmp_path / f"out{number}", *options)
+        assert set(frame["item_id"]) == {"i3"}
+        message = "--index pq: learns codes of 2 items and more, got 1; it is searched exactly"
+        assert f"warning: {message}" in capsys.readouterr().err
+        summary = json.loads((tmp_path / f"out{number}" / "summary.json").read_text())
+        assert summary["warnings"] == [message]
+        assert summary["index"]["recall"] == 1
 
 
 def test_short_vectors_are_the_first_numbers(trained, tmp_path, capsys):

@@ -12,6 +12,7 @@ from test_score_sequences import SEQUENCE
 
 from features.errors import RunConfigError
 from recsys.bundle import MANIFEST, read_bundle
+from recsys.data.scoring import encode_for_scoring
 from recsys.retrieval.codes import check_bits, default_bits, split_users
 
 NAMES = ["SASRec", "BERT4Rec"]  # the second has a bias for each item
@@ -164,6 +165,19 @@ def test_codes_lie_beside_the_bundle_and_are_searched(trained, bundle, tmp_path,
     assert retrieve(bundle, data, tmp_path / "no", "--index", "codes", "--bits", 32) == 2
     assert "there are no codes of 32 bits of" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.encoded")) + list(tmp_path.glob("*.partial"))
+
+
+def test_two_may_fit_the_same_codes(trained, bundle, tmp_path, monkeypatch):
+    def encode_and_be_overtaken(*arguments):
+        store = encode_for_scoring(*arguments)
+        monkeypatch.setattr("recsys.retrieval.coding.encode_for_scoring", encode_for_scoring)
+        assert fit_codes(bundle, trained / "data") == 0
+        return store
+
+    monkeypatch.setattr("recsys.retrieval.coding.encode_for_scoring", encode_and_be_overtaken)
+    assert fit_codes(bundle, trained / "data") == 0
+    [file] = tmp_path.glob("b.codes-*")
+    assert file.suffix == ".safetensors"
 
 
 BITS = "--bits: is no length of a code, got {}; allowed multiples of 16 from 16 to 288"

@@ -15,6 +15,7 @@ from recsys.search import role_probe
 from recsys.search.history_run import HistoryRun
 from recsys.search.search_quality import default_edges
 from recsys.trained import untrained_task
+from recsys.training import task
 
 FEATURES = """
 sources: {events: events.parquet}
@@ -220,6 +221,18 @@ def test_training_with_copies_gives_the_weights_of_the_run(trained, monkeypatch,
     role_probe.probe_training(run, num_steps=num_steps)
     for key, values in made[0].state_dict().items():
         torch.testing.assert_close(values, before[key], rtol=1e-4, atol=1e-5)
+
+
+def test_schemes_are_told_of_the_steps_that_training_tells_them_of(trained, monkeypatch):
+    in_training, in_probe = [], []
+    run = run_of(trained, "DIN")
+    for module, numbers in ((task, in_training), (role_probe, in_probe)):
+        monkeypatch.setattr(module, "after_steps", lambda _, numbers=numbers: (numbers.append,))
+    name = ("--run.name", "again", "--run.test", "false", "--trainer.max_steps", 3)
+    file = trained / "DIN.yaml"
+    assert train_command("fit", "-c", file, *name) == 0
+    role_probe.probe_training(HistoryRun.load(run, name="DIN"), num_steps=3)
+    assert in_probe == in_training == [0, 1, 2]
 
 
 # ------------------------------------------------------------------------------------- errors

@@ -91,7 +91,7 @@ def with_plan(table, *, cut=False):
     scheme = build_scheme(replace(table, spec=STAGED[table.spec.scheme]))
     weights = {t.name: initial_rows(t, seed=0) for t in scheme.physical_tables}
     if cut and isinstance(scheme, OptEmbedScheme):
-        scheme.choose(dict.fromkeys(scheme.chosen, 4), weights, 0)
+        scheme.chosen = dict.fromkeys(scheme.chosen, 4)
         torch.nn.init.constant_(scheme.thresholds_F, 0.2)
     return replace(table, plan=scheme.plan(weights))
 

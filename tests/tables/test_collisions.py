@@ -2,7 +2,7 @@ import pytest
 import torch
 from tables.conftest import SPECS, reader, with_plan
 
-from features.table_spec import FullTable, HashTable, PQTable, UnifiedTable
+from features.table_spec import FullTable, HashTable, PQTable, PrunedTable, UnifiedTable
 from recsys.tables.collisions import Collisions, collisions, frequent_ids, total
 from recsys.tables.logical import LogicalTable
 from recsys.tables.schemes import build_scheme
@@ -80,6 +80,23 @@ def test_chunks_of_a_vector_have_rows_of_their_own():
 def test_a_feature_of_any_number_of_ids():
     scheme = build(HashTable(scheme="hash", rows=2), reader("a", num_ids=None))
     assert collisions(scheme, {"a": torch.tensor([1, 2**62, 77])})["a"].num_any_row >= 2
+
+
+def test_ids_without_rows_share_none():
+    readers = reader("a", num_ids=100), reader("b", 1, num_ids=100)
+    table = LogicalTable("table", 8, PrunedTable(scheme="pruned", plan="p"), readers)
+    scheme = build_scheme(with_plan(table, cut=True))
+    num_rows = [physical.num_rows for physical in scheme.physical_tables]
+    assert all(10 < number < 90 for number in num_rows)
+    every = torch.arange(100)
+    assert collisions(scheme, {"a": every, "b": every}) == {
+        "a": Collisions(num_rows[0], 0, 0),
+        "b": Collisions(num_rows[1], 0, 0),
+    }
+    cut = every[~scheme.has_rows({"a": every, "b": every})["a"]]
+    assert len(cut) == 100 - num_rows[0]
+    assert collisions(scheme, {"a": cut, "b": every}) == {"b": Collisions(num_rows[1], 0, 0)}
+    assert collisions(scheme, {"a": cut}) == {}
 
 
 def test_without_ids_there_is_nothing_to_say():

@@ -7,6 +7,7 @@ from tables.conftest import reader
 
 from features.errors import FeatureConfigError
 from features.table_spec import DedupTable, MergedTable
+from recsys.tables import merging
 from recsys.tables.logical import LogicalTable
 from recsys.tables.merging import Likeness, merge_blocks
 from recsys.tables.schemes import build_scheme
@@ -64,6 +65,52 @@ def test_likeness_is_not_handed_on_within_a_round():
         assert len(set(stands)) == num_rows
         assert all(stands[target] == target for target in stands)
     assert max(abs(b - t) for b, t in enumerate(merge(chain, 5))) == 1
+
+
+def one_by_one(blocks_BRD, lengths_B, signatures_BS, order, likeness):
+    """Each block with the most similar of those before it; of equals the first."""
+    for place, block in enumerate(order.tolist()):
+        earlier = order[:place]
+        candidates = earlier[(signatures_BS[earlier] == signatures_BS[block]).any(1)]
+        if not len(candidates):
+            continue
+        length = int(lengths_B[block])
+        offsets = blocks_BRD[candidates, :length] - blocks_BRD[block, :length]
+        shares = offsets.abs().le(likeness.tolerance).float().mean((1, 2))
+        best = int(shares.argmax())
+        if shares[best] >= likeness.share:
+            yield -float(shares[best]), block, int(candidates[best])
+
+
+def likely_blocks(seed, *, num_blocks, num_rows, dim):
+    """Many numbers that are alike or equal, some blocks that are equal, some that are short."""
+    drawn = torch.Generator().manual_seed(seed)
+    shape = (num_blocks, num_rows, dim)
+    steps = torch.randint(0, 3, shape, generator=drawn) * torch.tensor([0.02, 0.3])[seed % 2]
+    blocks = torch.randint(0, 2, (num_blocks, 1, 1), generator=drawn) * 0.5 + steps
+    blocks += 0.004 * torch.randn(shape, generator=drawn) * (torch.arange(dim) % 2)
+    copies = torch.randint(0, num_blocks, (2, num_blocks // 8), generator=drawn)
+    blocks[copies[0]] = blocks[copies[1]]
+    lengths = torch.full((num_blocks,), num_rows)
+    short = torch.randperm(num_blocks, generator=drawn)[: num_blocks // 9]
+    lengths[short] = torch.randint(1, num_rows + 1, short.shape, generator=drawn)
+    return blocks * (torch.arange(num_rows)[:, None] < lengths[:, None, None]), lengths
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("at_once", [1, 300, 1 << 16])
+def test_the_most_similar_are_those_of_a_loop(monkeypatch, seed, share, at_once):
+    monkeypatch.setattr(merging, "_PAIRS_AT_ONCE", at_once)
+    num_rows, dim = [(1, 3), (4, 2), (3, 5)][seed % 3]
+    blocks, lengths = likely_blocks(seed, num_blocks=90, num_rows=num_rows, dim=dim)
+    likeness = Likeness(tolerance=0.01, share=share, seed=seed)
+    signatures = merging._signatures(blocks, seed=seed)
+    order = merging._order(blocks, lengths)[torch.arange(90) % 7 != 3]  # some are merged already
+    wanted = (blocks, lengths, signatures, order, likeness)
+    expected = sorted(one_by_one(*wanted))
+    assert len(expected) > 5
+    assert sorted(merging._similar(*wanted)) == expected
 
 
 @pytest.mark.parametrize("num_rows", [300, 120, 17, 5])

@@ -128,7 +128,7 @@ def test_a_pruned_table_reads_what_the_masks_leave_of_the_first_values():
     [weight] = weights_of(scheme).values()
     with torch.no_grad():
         scheme.thresholds_F.copy_(torch.tensor([0.2, 9.0]))
-    scheme.choose({"a": 5, "b": 3}, {"t": weight}, 10**9)
+    scheme.chosen = {"a": 5, "b": 3}
     cut = pruned(scheme)
     is_kept = weight.abs().sum(1) > 0.2
     is_kept[30:] = False
@@ -151,18 +151,11 @@ def test_a_pruned_table_reads_what_the_masks_leave_of_the_first_values():
     assert cut.index_bytes == 4 + 3  # a bit for each of 30 and 20 ids
 
 
-def test_widths_are_rounded_up_only_where_the_table_will_be_sharded():
-    scheme = supernet()
-    weights = weights_of(scheme)
-    scheme.choose({"a": 5, "b": 3}, weights, 20 * 3 * 4)
-    assert scheme.chosen == {"a": 8, "b": 3}
-
-
 def test_plans_differ_by_rows_and_widths():
     scheme = supernet()
     first = pruned(scheme).row_meaning()
     assert pruned(supernet()).row_meaning() == first
-    scheme.choose({"a": 8, "b": 7}, weights_of(scheme), 10**9)
+    scheme.chosen = {"a": 8, "b": 7}
     narrower = pruned(scheme).row_meaning()
     with torch.no_grad():
         scheme.thresholds_F += 0.15

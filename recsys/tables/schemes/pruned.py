@@ -75,14 +75,17 @@ class PrunedScheme(Scheme):
         """The row of an id; the first one where it has none, which `combine` leaves out."""
         return {r.key: self._rows_of(ids, r.key).clamp(min=0) for r in self.table.readers}
 
+    def has_rows(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whether the plan keeps them."""
+        return {r.key: self._rows_of(ids, r.key) != _NO_ROW for r in self.table.readers}
+
     def combine(
         self, vectors: Mapping[str, Tensor], ids: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """The row and zeros, or zeros alone."""
-        found = {}
+        found, has_rows = {}, self.has_rows(ids)
         for reader in self.table.readers:
-            has_row_L1 = (self._rows_of(ids, reader.key) != _NO_ROW)[:, None]
-            row_LW = vectors[reader.key] * has_row_L1
+            row_LW = vectors[reader.key] * has_rows[reader.key][:, None]
             found[reader.key] = pad(row_LW, (0, self.table.dim - row_LW.shape[1]))
         return found
 
