@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -18,6 +19,7 @@ from recsys.scoring.files import common_schemas, partition_types, partition_valu
 from recsys.scoring.plan import Piece, Plan
 
 FILE, ROW_IN_FILE, REASON = "_file", "_row_in_file", "_reason"
+_RAW_TIME = "_raw_time"
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,18 @@ class EventReader:
         rejects = self._rejects(events, frame.filter(is_bad), reasons=reasons)
         return replace(events, frame=frame.filter(~is_bad)), rejects
 
+    def raw(self, frame: pl.DataFrame, columns: Sequence[str]) -> list[pl.Series]:
+        """Columns of events as the data has them.
+
+        Args:
+            frame: Of `Events`, or some of its rows.
+            columns: Their names.
+        """
+        time = self.schema.feature_set.entity.time
+        if time is not None:
+            frame = frame.with_columns(pl.col(_RAW_TIME).alias(time.column))
+        return frame.select(columns).get_columns()
+
     def encode(self, events: Events) -> pl.DataFrame:
         """Ids and numbers of events that passed every check."""
         with reading(events.where):
@@ -157,7 +171,9 @@ class EventReader:
 
     def _joined(self, log: pl.LazyFrame) -> pl.LazyFrame:
         feature_set = self.schema.feature_set
-        return join_events(feature_set, log, tables=self._tables, require_labels=False)
+        return join_events(
+            feature_set, log, tables=self._tables, require_labels=False, raw_time=_RAW_TIME
+        )
 
     def _attributes(self, name: str, columns: list[str]) -> pl.LazyFrame:
         files = self._plan.sources[name]
@@ -190,7 +206,7 @@ class EventReader:
         return pl.DataFrame(
             {FILE: [p for p, _ in places], ROW_IN_FILE: [r for _, r in places], REASON: reasons},
             schema={FILE: pl.String, ROW_IN_FILE: pl.Int64, REASON: pl.String},
-        ).with_columns(frame.select(self.columns).get_columns())
+        ).with_columns(self.raw(frame, self.columns))
 
 
 def _named(checks: list[Check]) -> list[pl.Expr]:

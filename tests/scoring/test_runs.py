@@ -331,6 +331,23 @@ def test_rows_that_cannot_be_scored(bundles, own_log, tmp_path, kind):
     np.testing.assert_allclose(found["score_click"], expected["score_click"], atol=1e-6)
 
 
+def test_times_are_repeated_as_they_are_in_the_data(bundles, own_log, tmp_path):
+    spoil(own_log)
+    for file in (own_log / "log").iterdir():
+        time = pl.col("timestamp").dt.replace_time_zone("Asia/Tokyo").dt.cast_time_unit("ns")
+        pl.read_parquet(file).with_columns(time).write_parquet(file)
+    job = job_of(bundles, "histories", own_log, tmp_path / "out", rejects=True)
+    score(replace(job, settings=Settings(key_columns=("timestamp",))))
+    times = pl.concat(
+        pl.read_parquet(file)["timestamp"] for file in sorted((own_log / "log").iterdir())
+    )
+    rejected = [130 + 120, 130 + 250]
+    expected = times.to_frame().filter(~pl.int_range(pl.len()).is_in(rejected))["timestamp"]
+    assert pl.read_parquet(job.out / "*.parquet")["timestamp"].equals(expected, check_dtypes=True)
+    rejects = pl.read_parquet(job.out / "rejects" / "*.parquet")
+    assert rejects["timestamp"].equals(times[rejected], check_dtypes=True)
+
+
 @pytest.mark.parametrize("kind", ["histories", "sequence"])
 def test_users_that_do_nothing_that_can_be_scored(bundles, own_log, tmp_path, kind):
     for name in "abc":
