@@ -21,6 +21,7 @@ from features.sources import source_files
 from features.spec import FeatureSet
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+_SHOWN = "(?![_.])"  # of a regular expression: a name that writers do not keep for themselves
 
 
 @dataclass(frozen=True)
@@ -245,13 +246,24 @@ def _is_shown(path: str) -> bool:
 
 
 def _pattern(path: str) -> str:
-    """A glob as a regular expression: `**/` is any number of folders."""
-    tokens = re.split(r"(\*\*/|\*|\?|\[[^]]+\])", path)
-    special = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-    return "".join(
+    """A glob as a regular expression: `**/` is any number of folders.
+
+    No wildcard stands for the beginning of a name that writers keep for themselves.
+    """
+    *folders, name = path.split("/")
+    any_number = f"(?:{_SHOWN}[^/]+/)*"
+    above = (any_number if folder == "**" else f"{_of_name(folder)}/" for folder in folders)
+    return "".join(above) + _of_name(name)
+
+
+def _of_name(name: str) -> str:
+    special = {"*": "[^/]*", "?": "[^/]"}
+    tokens = re.split(r"(\*|\?|\[[^]]+\])", name)
+    found = "".join(
         special.get(t) or (t.replace("[!", "[^") if t.startswith("[") else re.escape(t))
         for t in tokens
     )
+    return _SHOWN + found if has_magic(name[:1]) else found
 
 
 def _opened(path: str, mistakes: list[str]) -> InputFile | None:
