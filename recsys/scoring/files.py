@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from glob import has_magic
@@ -33,12 +33,14 @@ class InputFile:
         num_bytes: Its size.
         modified_ns: Since 1970; 0 where the store does not say.
         groups: Rows of each row group.
+        partition: Column and text of each folder `column=text` below the path that was given.
     """
 
     path: str
     num_bytes: int
     modified_ns: int
     groups: tuple[int, ...]
+    partition: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def num_rows(self) -> int:
@@ -54,12 +56,6 @@ class InputFile:
     def name(self) -> str:
         """Without its folders."""
         return self.path.rpartition("/")[2]
-
-    @property
-    def partition(self) -> dict[str, str]:
-        """Column and text of each `column=text` among its folders."""
-        folders = [part.partition("=") for part in self.path.split("/")[:-1] if "=" in part]
-        return {unquote(name): unquote(text) for name, _, text in folders if name}
 
 
 def find_sources(
@@ -93,17 +89,28 @@ def find_sources(
             f"{', '.join(feature_set.sources)}{did_you_mean(unknown[0], feature_set.sources)}"
         )
     rest = {n: s for n, s in feature_set.sources.items() if n not in paths}
+    root, local = str(Path(data).absolute()), rest
     if _is_url(data):
+        root, local = data.rstrip("/"), {}
         for name, source in rest.items():
             patterns = (source.path,) if isinstance(source.path, str) else source.path
-            paths[name] = tuple(f"{data.rstrip('/')}/{pattern}" for pattern in patterns)
-        rest = {}
-    local = source_files(feature_set.model_copy(update={"sources": rest}), Path(data))
-    found: dict[str, list[str]] = {n: [str(f.absolute()) for f in local[n]] for n in local}
+            paths[name] = tuple(f"{root}/{pattern}" for pattern in patterns)
+    found = {
+        name: [(str(file.absolute()), root) for file in files]
+        for name, files in source_files(
+            feature_set.model_copy(update={"sources": local}), Path(data)
+        ).items()
+    }
     mistakes: list[str] = []
     for name, several in paths.items():
-        found[name] = [file for path in several for file in _expand(path, name, mistakes)]
-    opened = {n: [_opened(path, mistakes) for path in found[n]] for n in feature_set.sources}
+        listed = [_expand(path, name, mistakes) for path in several]
+        found[name] = [
+            (path, root if name in rest else below) for below, files in listed for path in files
+        ]
+    opened = {
+        name: [_opened(path, mistakes, root=root) for path, root in found[name]]
+        for name in feature_set.sources
+    }
     if mistakes:
         raise DataError(mistakes)
     files = {n: tuple(f for f in opened[n] if f is not None) for n in opened}
@@ -215,8 +222,8 @@ class _Place:
         return self.prefix + inside.removeprefix(self.root)
 
 
-def _expand(path: str, source: str, mistakes: list[str]) -> list[str]:
-    """Paths of the files; of folders and globs sorted."""
+def _expand(path: str, source: str, mistakes: list[str]) -> tuple[str, list[str]]:
+    """What all paths begin with, and those of the files; of folders and globs sorted."""
     try:
         place = _Place.of(path)
         system, inside = place.system, place.inside
@@ -226,18 +233,18 @@ def _expand(path: str, source: str, mistakes: list[str]) -> list[str]:
         else:
             info = system.get_file_info(inside)
             if info.type == fs.FileType.File:
-                return [place.url(inside)]
+                return path, [place.url(inside)]
             below = inside.rstrip("/")
             start = len(below) + 1
             matches = lambda p: p.endswith(".parquet") and _is_shown(p[start:])  # noqa: E731
         listed = system.get_file_info(fs.FileSelector(below or "/", recursive=True))
     except (OSError, pa.ArrowException) as error:
         mistakes.append(f"sources.{source}: cannot be listed, got {path!r} ({_first_line(error)})")
-        return []
+        return path, []
     found = [i.path for i in listed if i.type == fs.FileType.File and matches(i.path)]
     if not found:
         mistakes.append(f"sources.{source}: no Parquet file there, got {path!r}")
-    return [place.url(p) for p in sorted(found)]
+    return place.url(below), [place.url(p) for p in sorted(found)]
 
 
 def _is_shown(path: str) -> bool:
@@ -266,7 +273,14 @@ def _of_name(name: str) -> str:
     return _SHOWN + found if has_magic(name[:1]) else found
 
 
-def _opened(path: str, mistakes: list[str]) -> InputFile | None:
+def _partition(path: str, root: str) -> dict[str, str]:
+    if not path.startswith(f"{root}/"):
+        return {}
+    folders = [part.partition("=") for part in path.removeprefix(root).split("/")[:-1]]
+    return {unquote(name): unquote(text) for name, equals, text in folders if name and equals}
+
+
+def _opened(path: str, mistakes: list[str], *, root: str) -> InputFile | None:
     try:
         place = _Place.of(path)
         info = place.system.get_file_info(place.inside)
@@ -278,7 +292,7 @@ def _opened(path: str, mistakes: list[str]) -> InputFile | None:
         )
         return None
     groups = tuple(metadata.row_group(g).num_rows for g in range(metadata.num_row_groups))
-    return InputFile(path, info.size, info.mtime_ns or 0, groups)
+    return InputFile(path, info.size, info.mtime_ns or 0, groups, _partition(path, root))
 
 
 def _first_line(error: Exception) -> str:

@@ -57,11 +57,10 @@ def test_cuts_lie_between_row_groups_that_fit():
     ]
 
 
-def reader_of(directory, *, size, keys=(), sources=None):
-    feature_set = parse_feature_set(FEATURES, name="features.yaml")
-    train = pl.LazyFrame(
-        {"_row": [0, 1], "user": ["ä", "b"], "empty": ["x", "y"], "size": [1.0, 2.0]}
-    ).with_columns(pl.lit("train").alias("_split"))
+def reader_of(directory, *, size, keys=(), sources=None, features=FEATURES):
+    feature_set = parse_feature_set(features, name="features.yaml")
+    values = {"user": ["ä", "b"], "empty": ["x", "y"], "brand": ["a", "b"], "size": [1.0, 2.0]}
+    train = pl.LazyFrame({"_row": [0, 1], "_split": ["train"] * 2, **values})
     schema = fit_schema(feature_set, train)
     files = find_sources(feature_set, str(directory), given=sources or {})
     plan = Plan("bundle", Settings(key_columns=keys, rows_per_part=size), files)
@@ -122,6 +121,59 @@ def test_folders_name_columns(tmp_path):
             assert set(days["shop"]) == {"a b"}
 
 
+WITH_ITEMS = """
+sources: {events: log.parquet, items: {path: items.parquet, on: item}}
+entity: {user: user}
+features:
+  - {name: brand, kind: categorical}
+  - {name: size, kind: dense}
+"""
+
+
+def write_items(directory, sizes, **columns):
+    directory.mkdir(parents=True)
+    frame = pl.DataFrame({"item": sizes.keys(), "size": sizes.values(), **columns})
+    frame.write_parquet(directory / "items.parquet")
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_folders_name_columns_of_their_own_source(tmp_path, prefix):
+    for brand, sizes in (("a", {1: 1.0, 2: 2.0}), ("b", {3: 3.0})):
+        write_items(tmp_path / "items" / f"brand={brand}", sizes)
+    pl.DataFrame({"user": ["x"] * 4, "item": [3, 2, 1, 4]}).write_parquet(tmp_path / "log.parquet")
+    sources = {"items": f"{prefix}{tmp_path}/items"}
+    reader, _ = reader_of(tmp_path, size=4, sources=sources, features=WITH_ITEMS)
+    assert reader.read(0).frame["brand"].to_list() == ["b", "a", "a", None]
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_folders_above_the_data_name_no_columns(tmp_path, prefix):
+    data = tmp_path / "size=9" / "brand=b"
+    write_items(data, {1: 1.0, 2: 2.0}, brand=["a", "b"])
+    pl.DataFrame({"user": ["x"] * 3, "item": [2, 1, 2]}).write_parquet(data / "log.parquet")
+    for sources in (
+        None,
+        {"items": f"{prefix}{data}/items.parquet", "events": f"{prefix}{data}/log.parquet"},
+        {"items": f"{prefix}{data}/item*", "events": f"{prefix}{data}/l*.parquet"},
+    ):
+        reader, plan = reader_of(f"{prefix}{data}", size=4, sources=sources, features=WITH_ITEMS)
+        assert reader.read(0).frame["size"].to_list() == [2.0, 1.0, 2.0]
+        assert {file.path for file in plan.log} == {f"{prefix}{data}/log.parquet"}
+
+
+def test_the_same_files_below_another_folder_are_another_plan(tmp_path):
+    folder = tmp_path / "day=1" / "shop=2"
+    folder.mkdir(parents=True)
+    frame = pl.DataFrame({"user": ["b"] * 4, "empty": ["x"] * 4, "size": [1.0] * 4})
+    frame.write_parquet(folder / "x.parquet")
+    _, one = reader_of(tmp_path, size=4, keys=("shop",), sources={"events": str(tmp_path)})
+    _, other = reader_of(tmp_path, size=4, keys=("shop",), sources={"events": str(folder.parent)})
+    assert differences(json.loads(one.to_json()), other) == [
+        f"of other input: {folder / 'x.parquet'} has another partition, got {{'shop': '2'}}; "
+        f"begun with {{'day': '1', 'shop': '2'}}"
+    ]
+
+
 def test_what_is_not_there(tmp_path):
     (tmp_path / "nothing").mkdir()
     for path in ("nothing", "gone", "nothing/*.parquet"):
@@ -137,6 +189,9 @@ def test_plans_differ_by_bundle_settings_and_files(tmp_path):
     assert differences(written, plan) == []
     assert differences(written, Plan("other", plan.settings, plan.sources)) == [
         "of another bundle, got other; begun with bundle"
+    ]
+    assert differences({**written, "format": 1}, plan) == [
+        "of another version, got format 2; begun with 1"
     ]
     _, smaller = reader_of(tmp_path, size=3)
     assert differences(written, smaller) == [
