@@ -30,7 +30,7 @@ def describe(job: Job) -> Iterator[str]:
         RecsysError: what the run itself would raise before it scores, or of the first rows.
     """
     manifest, schema = read_bundle(job.bundle)
-    check_job(job, manifest)
+    check_job(job, manifest, schema)
     plan = plan_of(job, schema)
     refuse_other(job.out, plan)
     reader = EventReader(schema, plan)

@@ -13,9 +13,12 @@ from multiprocessing import get_context
 import numpy as np
 import polars as pl
 import pytest
+from test_score_sequences import SEQUENCE
 
 from features.errors import DataError, OutputError, RunConfigError
-from recsys.scoring import whole, workers
+from features.load import parse_feature_set
+from recsys.bundle import read_bundle
+from recsys.scoring import run, whole, workers
 from recsys.scoring.parts import EventParts
 from recsys.scoring.plan import Settings
 from recsys.scoring.run import Job, score
@@ -213,6 +216,19 @@ def test_an_output_of_something_else_is_refused(whole_run, bundles, own_log, own
     with pytest.raises(RunConfigError, match=r"a.parquet has another path, got .*; begun with"):
         score(replace(job, data=str(own_log), sources={"events": str(own_log / "log")}))
     assert content(job.out) == files
+
+
+def test_items_of_a_hashed_encoding_are_refused_before_anything_is_written(
+    bundles, log, tmp_path, monkeypatch
+):
+    job = job_of(bundles, "sequence", log, tmp_path / "out")
+    manifest, schema = read_bundle(job.bundle)
+    hashed = SEQUENCE.replace("categorical}", "categorical, encoding: {kind: hash, size: 64}}")
+    schema = replace(schema, feature_set=parse_feature_set(hashed, name="features.yaml"))
+    monkeypatch.setattr(run, "read_bundle", lambda _: (manifest, schema))
+    with pytest.raises(RunConfigError, match="items of a hashed encoding cannot"):
+        score(job)
+    assert not job.out.exists()
 
 
 @each_kind
