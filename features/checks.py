@@ -60,14 +60,14 @@ class Check:
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Turn what polars raises while it computes raw values into a `DataError`.
+    """Turn what polars raises while it reads and computes raw values into a `DataError`.
 
     Args:
         where: The data, as in messages.
     """
     try:
         yield
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{where}: an expression or file cannot be read: {reason}") from None
 

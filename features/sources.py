@@ -167,7 +167,8 @@ def _find(
                 f"write `{pattern.rstrip('/')}/*.parquet`"
             )
         elif glob.has_magic(pattern):
-            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+            names = glob.glob(pattern, root_dir=data_dir, recursive=True)
+            matches = sorted(data_dir / name for name in names)
             found += [match for match in matches if match.is_file()]
             if not matches:
                 mistakes.append(f"sources.{name}: no file matches {str(path)!r}")

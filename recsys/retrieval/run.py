@@ -202,7 +202,7 @@ def wanted_users(
     Raises:
         DataError: the file cannot be read, or there are none.
     """
-    names = pl.read_parquet(store.users_file)["user"]
+    names = store.read_users()
     if path is None:
         if not len(names):
             raise DataError("DATA: has no users, got no events; give some")
@@ -283,7 +283,7 @@ def _write_parts(
         frame.write_parquet(folder / f"part-{number:05d}.parquet")
         num_rows += len(frame)
     if user_vectors is not None:
-        names = pl.read_parquet(store.users_file)["user"].gather(users)
+        names = store.read_users().gather(users)
         user = scorer.schema.feature_set.entity.user
         assert user is not None, "a sequence bundle has users"
         _write_vectors(folder / VECTORS, names.alias(user), user_vectors, scorer=scorer)

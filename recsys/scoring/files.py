@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from features.checks import reading
 from features.errors import DataError, RunConfigError, did_you_mean
 from features.sources import source_files
 from features.spec import FeatureSet
@@ -74,7 +75,8 @@ def find_sources(
         RunConfigError: `given` names no source, or some twice.
     """
     paths: dict[str, tuple[str, ...]] = {name: (path,) for name, path in given.items()}
-    if has_magic(data) or data.endswith(".parquet") or Path(data).is_file():
+    is_glob = has_magic(data) and not _is_folder(data)
+    if is_glob or data.endswith(".parquet") or Path(data).is_file():
         if "events" in given:
             raise RunConfigError(
                 f"--source: the events are named twice, got {data!r} and {given['events']!r}; "
@@ -135,7 +137,8 @@ def common_schemas(
     schemas: dict[str, dict[str, pl.DataType]] = {}
     for name, of_source in files.items():
         for file in of_source:
-            schema = dict(file.scan().collect_schema())
+            with reading(file.path):
+                schema = dict(file.scan().collect_schema())
             first = schemas.setdefault(name, schema)
             for column, dtype in first.items():
                 if schema.get(column) != dtype:
@@ -227,9 +230,9 @@ def _expand(path: str, source: str, mistakes: list[str]) -> tuple[str, list[str]
     try:
         place = _Place.of(path)
         system, inside = place.system, place.inside
-        if has_magic(inside):
-            below = re.split(r"[*?[]", inside)[0].rpartition("/")[0]
-            matches = re.compile(_pattern(inside)).fullmatch
+        below, names = _cut(system, inside)
+        if names:
+            matches = re.compile(re.escape(f"{below}/") + _pattern(names)).fullmatch
         else:
             info = system.get_file_info(inside)
             if info.type == fs.FileType.File:
@@ -247,17 +250,41 @@ def _expand(path: str, source: str, mistakes: list[str]) -> tuple[str, list[str]
     return place.url(below), [place.url(p) for p in sorted(found)]
 
 
+def _is_folder(path: str) -> bool:
+    """Whether it is there as it stands."""
+    try:
+        place = _Place.of(path)
+        return place.system.get_file_info(place.inside).type == fs.FileType.Directory
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _cut(system: fs.FileSystem, path: str) -> tuple[str, list[str]]:
+    """A path up to its first name that is a glob, and the names from there on.
+
+    A name that is there as it stands is none.
+    """
+    below, *names = path.split("/")
+    while names:
+        longer = f"{below}/{names[0]}"
+        if has_magic(names[0]) and system.get_file_info(longer).type == fs.FileType.NotFound:
+            break
+        below = longer
+        del names[0]
+    return below, names
+
+
 def _is_shown(path: str) -> bool:
     """Whether no folder or file of the path is one that writers keep for themselves."""
     return not any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
-def _pattern(path: str) -> str:
-    """A glob as a regular expression: `**/` is any number of folders.
+def _pattern(names: list[str]) -> str:
+    """Names of a glob as a regular expression: `**/` is any number of folders.
 
     No wildcard stands for the beginning of a name that writers keep for themselves.
     """
-    *folders, name = path.split("/")
+    *folders, name = names
     any_number = f"(?:{_SHOWN}[^/]+/)*"
     above = (any_number if folder == "**" else f"{_of_name(folder)}/" for folder in folders)
     return "".join(above) + _of_name(name)

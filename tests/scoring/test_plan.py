@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,6 +174,44 @@ def test_the_same_files_below_another_folder_are_another_plan(tmp_path):
         f"of other input: {folder / 'x.parquet'} has another partition, got {{'shop': '2'}}; "
         f"begun with {{'day': '1', 'shop': '2'}}"
     ]
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_name_that_is_there_is_no_glob(tmp_path, prefix, monkeypatch):
+    data = tmp_path / "data[1]"
+    data.mkdir()
+    frame = pl.DataFrame({"user": ["b"] * 4, "empty": ["x"] * 4, "size": [1.0] * 4})
+    for name in ("log", "a[b]"):
+        frame.write_parquet(data / f"{name}.parquet")
+    everywhere = FEATURES.replace("log.parquet", "'*.parquet'")
+    for features, path, num_files in (
+        (FEATURES, "", 1),
+        (everywhere, "", 2),
+        (FEATURES, "/*.parquet", 2),
+        (FEATURES, "/a[b].parquet", 1),
+    ):
+        if features is everywhere and prefix:
+            continue
+        _, plan = reader_of(f"{prefix}{data}{path}", size=4, features=features)
+        assert len(plan.log) == num_files
+    monkeypatch.chdir(data)
+    assert len(reader_of("*.parquet", size=4)[1].log) == 2
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    frame = pl.DataFrame({"user": ["b"] * 4, "empty": ["x"] * 4, "size": [1.0] * 4})
+    table = frame.to_arrow()
+    twice = pa.Table.from_arrays(
+        [*table.columns, table.column("size")], names=[*table.column_names, "size"]
+    )
+    pq.write_table(twice, tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log.parquet: .* cannot be read: .*'size'.*"):
+        reader_of(tmp_path, size=4)
+    frame.write_parquet(tmp_path / "log.parquet")
+    reader, _ = reader_of(tmp_path, size=4)
+    (tmp_path / "log.parquet").unlink()
+    with pytest.raises(DataError, match=r"log.parquet: .* cannot be read: No such file"):
+        reader.read(0)
 
 
 def test_what_is_not_there(tmp_path):

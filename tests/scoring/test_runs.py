@@ -150,6 +150,14 @@ def test_a_run_that_stops_after_each_part_computes_none_twice(whole_run, tmp_pat
 
 
 @each_kind
+def test_a_folder_may_have_brackets_in_its_name(whole_run, tmp_path):
+    job, files = whole_run
+    job = replace(job, out=tmp_path / "out[5]")
+    assert score(job) is not None
+    assert content(job.out) == files
+
+
+@each_kind
 def test_shares_make_one_output(whole_run, tmp_path):
     job, files = whole_run
     job = replace(job, out=tmp_path / "shared")
