@@ -71,8 +71,9 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
         settings: How.
 
     Raises:
-        RunConfigError: the bundle exists already, a program has no other form, the width is none
-            of the model's, or the older bundle has other vectors or no item in common.
+        RunConfigError: the bundle exists already, nothing is held to the largest drop, a program
+            has no other form, the width is none of the model's, or the older bundle has other
+            vectors or no item in common.
         SchemaMismatchError: the older bundle is none, or is not whole.
         CheckpointMismatchError: the checkpoint does not fit its own configuration, or the bundle
             does not score as the model does.
@@ -82,6 +83,7 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
         raise RunConfigError(
             f"--out: exists already, got {bundle}; give another name, or remove it"
         )
+    _check_max_drop(settings)
     check_tools(settings.programs)
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
@@ -90,7 +92,7 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
     if settings.compatible_with is not None:
         alignment = align(task, settings.compatible_with, width=settings.width)
     sample = sample_of_run(checkpoint, manifest, reads=task.reads) if settings.is_checked else None
-    origin = Origin(checkpoint.parent.parent.name, manifest.step, manifest.metrics)
+    origin = Origin(checkpoint.resolve().parent.parent.name, manifest.step, manifest.metrics)
     partial = bundle.with_name(bundle.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -121,6 +123,21 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return described
+
+
+def _check_max_drop(settings: Settings) -> None:
+    if settings.max_drop is None:
+        return
+    if settings.table_dtype == "fp32":
+        raise RunConfigError(
+            f"--max-drop: is for tables in fewer bits, got {settings.max_drop:g} and fp32; allowed "
+            f"{', '.join(MAX_DROP)}; set --table-dtype, or leave it out"
+        )
+    if not settings.is_checked:
+        raise RunConfigError(
+            f"--max-drop: limits what the comparison finds, got {settings.max_drop:g} and "
+            f"--unchecked; leave one of them out"
+        )
 
 
 def _check_width(task: Task, width: int | None) -> None:
