@@ -230,6 +230,10 @@ def check_job(job: Job, manifest: BundleManifest, schema: FeatureSchema) -> None
         )
         if value < 1
     ]
+    if manifest.task == "ranking" and settings.places != Settings.places:
+        mistakes.append(
+            f"-k: a ranking bundle scores each event, got {settings.places}; leave it out"
+        )
     if manifest.task == "sequence" and names:
         mistakes.append(
             f"--columns: a sequence bundle gives users and items, "
