@@ -4,7 +4,7 @@
       part-00000.parquet    scores; its metadata say of which bundle and plan, and what was counted
       rejects/part-00000.parquet   events of that part that could not be scored, where there are any
       summary.json          counts of all parts, and warnings
-      complete.json         every file above; written last: without it the folder is unfinished
+      complete.json         the parts and rejects; written last: without it the folder is unfinished
       .work/  .lock         what is not whole yet, until the folder is complete
 """
 
