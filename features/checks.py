@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from features.columns import ROW, SPLIT, time_column
+from features.columns import ROW, SPLIT, entity_column, time_column
 from features.dense import clipped, filled, number
 from features.errors import DataError
 from features.raw_checks import described
@@ -60,14 +60,14 @@ class Check:
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Turn what polars raises while it computes raw values into a `DataError`.
+    """Turn what polars raises while it reads and computes raw values into a `DataError`.
 
     Args:
         where: The data, as in messages.
     """
     try:
         yield
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{where}: an expression or file cannot be read: {reason}") from None
 
@@ -82,7 +82,7 @@ def value_checks(
         types: From `features.values.raw_types`.
         with_labels: Also what only training and evaluation read.
     """
-    found = list(_entity(feature_set))
+    found = list(_entity(feature_set, types))
     for feature in feature_set.of_kind(ColumnFeature):
         where = f"features.{feature.name} ({described(feature)})"
         match feature:
@@ -147,19 +147,24 @@ def resolved_encoding(feature_set: FeatureSet, feature: Categorical) -> Encoding
     return feature_set.feature(feature.like).encoding if feature.like else feature.encoding
 
 
-def _entity(feature_set: FeatureSet) -> Iterator[Check]:
-    entity = feature_set.entity
-    time = entity.time.column if entity.time else None
-    for role, column in (("user", entity.user), ("item", entity.item), ("time", time)):
-        if column is not None:
-            value = pl.col(column)
-            yield Check(
-                where=f"entity.{role} (column {column!r})",
-                bad=value.is_null(),
-                raw=value,
-                problem="null",
-                remedy="drop such events with sources.events.where",
-            )
+def _entity(feature_set: FeatureSet, types: dict[str, pl.DataType]) -> Iterator[Check]:
+    for role, column in feature_set.entity.columns.items():
+        value = pl.col(column)
+        is_missing, problem = _missing(value, types[entity_column(role)])
+        yield Check(
+            where=f"entity.{role} (column {column!r})",
+            bad=is_missing,
+            raw=value,
+            problem=problem,
+            remedy="drop such events with sources.events.where",
+        )
+
+
+def _missing(value: pl.Expr, dtype: pl.DataType) -> tuple[pl.Expr, str]:
+    """Whether there is no value, and what to call that."""
+    if dtype.is_float():
+        return value.is_null() | value.is_nan().fill_null(False), "null or NaN"
+    return value.is_null(), "null"
 
 
 def _categorical(
@@ -249,9 +254,7 @@ def _times(sequence: SequenceFeature, dtype: pl.DataType) -> Iterator[Check]:
     value = raw_times(sequence)
     seconds = as_seconds(value, dtype)
     where = f"features.{sequence.name}.times (expr {sequence.times!r})"
-    is_missing, problem = value.is_null(), "null"
-    if dtype.is_float():
-        is_missing, problem = is_missing | value.is_nan().fill_null(False), "null or NaN"
+    is_missing, problem = _missing(value, dtype)
     remedy = "give another time in `times`, or drop such events with sources.events.where"
     yield Check(where, is_missing, value, problem, remedy)
     if dtype.is_numeric():

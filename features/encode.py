@@ -162,10 +162,8 @@ def _changed_types(schema: FeatureSchema, types: dict[str, pl.DataType]) -> list
 
 
 def _entity_columns(feature_set: FeatureSet) -> list[pl.Expr]:
-    entity = feature_set.entity
-    time = entity.time.column if entity.time else None
-    roles = {"user": entity.user, "item": entity.item, "time": time}
-    return [pl.col(column).alias(entity_column(role)) for role, column in roles.items() if column]
+    roles = feature_set.entity.columns
+    return [pl.col(column).alias(entity_column(role)) for role, column in roles.items()]
 
 
 def _label_columns(feature_set: FeatureSet) -> list[pl.Expr]:

@@ -40,11 +40,8 @@ def needs(feature_set: FeatureSet, *, with_labels: bool) -> list[Need]:
         add(f"sources.{name}.on", source.on, is_key=True)
     if feature_set.events.where is not None:
         add("sources.events.where", *columns_of(feature_set.events.where))
-    entity = feature_set.entity
-    time = entity.time.column if entity.time else None
-    for role, column in (("user", entity.user), ("item", entity.item), ("time", time)):
-        if column is not None:
-            add(f"entity.{role}", column)
+    for role, column in feature_set.entity.columns.items():
+        add(f"entity.{role}", column)
     if with_labels:
         for label in feature_set.label:
             columns = columns_of(label.expr) if label.expr else (label.name,)

@@ -127,6 +127,7 @@ def join_events(
     *,
     tables: Mapping[str, pl.LazyFrame],
     require_labels: bool,
+    raw_time: str | None = None,
 ) -> pl.LazyFrame:
     """Events with their attributes and a ready time column, without those that do not exist.
 
@@ -135,14 +136,16 @@ def join_events(
         log: Raw events, all of them or some, with `_row` and `file_column`.
         tables: The attribute tables, which `check_keys` has passed.
         require_labels: False for data to score.
+        raw_time: Name under which the time column is also kept as it was.
 
     Raises:
         DataError: with all types that do not fit.
     """
     wanted = {need.column for need in needs(feature_set, with_labels=require_labels)}
-    frame = _with_time(
-        feature_set, _join_attributes(feature_set, log, tables=tables, wanted=wanted)
-    )
+    frame = _join_attributes(feature_set, log, tables=tables, wanted=wanted)
+    if raw_time is not None and feature_set.entity.time is not None:
+        frame = frame.with_columns(pl.col(feature_set.entity.time.column).alias(raw_time))
+    frame = _with_time(feature_set, frame)
     mistakes = type_mistakes(feature_set, frame, with_labels=require_labels)
     if mistakes:
         raise DataError(mistakes)
@@ -164,7 +167,8 @@ def _find(
                 f"write `{pattern.rstrip('/')}/*.parquet`"
             )
         elif glob.has_magic(pattern):
-            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+            names = glob.glob(pattern, root_dir=data_dir, recursive=True)
+            matches = sorted(data_dir / name for name in names)
             found += [match for match in matches if match.is_file()]
             if not matches:
                 mistakes.append(f"sources.{name}: no file matches {str(path)!r}")

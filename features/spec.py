@@ -56,6 +56,12 @@ class Entity(Spec):
     time: Time | None = None
     """Order of events; ties keep the order of the file."""
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Raw column of each role that is given."""
+        roles = {"user": self.user, "item": self.item, "time": self.time and self.time.column}
+        return {role: column for role, column in roles.items() if column is not None}
+
 
 class Label(Spec):
     """A binary target."""

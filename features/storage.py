@@ -124,5 +124,5 @@ def _save_plans(schema: FeatureSchema, directory: Path) -> None:
 
 
 def _vocabulary(path: Path) -> Vocabulary:
-    table = pl.read_parquet(path)
+    table = pl.read_parquet(path, glob=False)
     return Vocabulary(values=table["value"], counts=table["count"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from features.columns import time_column
+from features.columns import entity_column, time_column
 from features.spec import (
     Bucketized,
     Categorical,
@@ -27,8 +27,13 @@ def raw(feature: ColumnFeature) -> pl.Expr:
 
 
 def raw_types(feature_set: FeatureSet, frame: pl.LazyFrame) -> dict[str, pl.DataType]:
-    """Type of every column feature's raw value, and of `times` by `time_column`; reads no data."""
+    """Type of every column feature's raw value; reads no data.
+
+    Also of `times`, by `time_column`, and of the raw columns of user, item and time, by
+    `entity_column`.
+    """
     values = {f.name: raw(f) for f in feature_set.of_kind(ColumnFeature)}
+    values |= {entity_column(r): pl.col(c) for r, c in feature_set.entity.columns.items()}
     values |= {time_column(s.name): raw_times(s) for s in timed_sequences(feature_set)}
     return dict(frame.select(v.alias(name) for name, v in values.items()).collect_schema())
 

@@ -72,14 +72,16 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
 
     Raises:
         OutputError: the bundle cannot be made.
-        RunConfigError: the bundle exists already, a program has no other form, the width is none
-            of the model's, or the older bundle has other vectors or no item in common.
+        RunConfigError: the bundle exists already, nothing is held to the largest drop, a program
+            has no other form, the width is none of the model's, or the older bundle has other
+            vectors or no item in common.
         SchemaMismatchError: the older bundle is none, or is not whole.
         CheckpointMismatchError: the checkpoint does not fit its own configuration, or the bundle
             does not score as the model does.
         RecsysError: the run's data is gone, or has changed.
     """
     check_out(bundle)
+    _check_max_drop(settings)
     check_tools(settings.programs)
     manifest = read_manifest(checkpoint)
     task = load_task(checkpoint, manifest)
@@ -88,7 +90,7 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
     if settings.compatible_with is not None:
         alignment = align(task, settings.compatible_with, width=settings.width)
     sample = sample_of_run(checkpoint, manifest, reads=task.reads) if settings.is_checked else None
-    origin = Origin(checkpoint.parent.parent.name, manifest.step, manifest.metrics)
+    origin = Origin(checkpoint.resolve().parent.parent.name, manifest.step, manifest.metrics)
     with new_folder(bundle) as partial:
         written = write_files(
             task,
@@ -113,6 +115,21 @@ def export(checkpoint: Path, bundle: Path, *, settings: Settings = Settings()) -
         (partial / CARD).write_text(card, encoding="utf-8")
         write_manifest(partial, described)
     return described
+
+
+def _check_max_drop(settings: Settings) -> None:
+    if settings.max_drop is None:
+        return
+    if settings.table_dtype == "fp32":
+        raise RunConfigError(
+            f"--max-drop: is for tables in fewer bits, got {settings.max_drop:g} and fp32; allowed "
+            f"{', '.join(MAX_DROP)}; set --table-dtype, or leave it out"
+        )
+    if not settings.is_checked:
+        raise RunConfigError(
+            f"--max-drop: limits what the comparison finds, got {settings.max_drop:g} and "
+            f"--unchecked; leave one of them out"
+        )
 
 
 def _check_width(task: Task, width: int | None) -> None:

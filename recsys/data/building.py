@@ -74,7 +74,7 @@ def write_rows(
     """
     started = time.monotonic()
     encoded.with_columns(narrow(schema)).sink_parquet(path / _EVENTS)
-    events = EncodedEvents(schema, pl.scan_parquet(path / _EVENTS))
+    events = EncodedEvents(schema, pl.scan_parquet(path / _EVENTS, glob=False))
     _log.info("encoded the events in %.1f s", time.monotonic() - started)
     writer = ExampleWriter(schema, path)
     rows = writer.count(events.frame)

@@ -64,7 +64,7 @@ class Origins:
         feature_set = self.store.schema.feature_set
         spec = feature_set.feature(feature)
         try:
-            [position] = pl.scan_parquet(file).slice(place, 1).collect()[columns.ROW]
+            [position] = pl.scan_parquet(file, glob=False).slice(place, 1).collect()[columns.ROW]
             log = source_files(feature_set, self.data_dir)["events"]
             events = scan_events(feature_set, self.data_dir, require_labels=False)
             assert isinstance(spec, ColumnFeature), "an embedded feature"
@@ -108,7 +108,7 @@ def of_events(rows: Rows, *, files: Sequence[Path], dense: Sequence[str]) -> str
 
 def of_users(rows: Rows, *, store: EncodedStore) -> str:
     """The raw ids of the users whose histories the rows are."""
-    names = pl.read_parquet(store.users_file)["user"]
+    names = store.read_users()
     users = [repr(names[int(user)]) for user in np.unique(integers(rows[columns.USER]))]
     return f"users {_listed(users)}"
 

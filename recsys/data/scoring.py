@@ -78,7 +78,7 @@ def event_batches(store: EncodedStore, *, batch_size: int) -> BatchLoader:
 def event_rows(store: EncodedStore) -> pl.Series:
     """Place of every event in the event log, in the order of the batches."""
     return pl.concat(
-        [pl.read_parquet(f, columns=[columns.ROW]) for f in store.example_files(SPLIT)]
+        [pl.read_parquet(f, columns=[columns.ROW], glob=False) for f in store.example_files(SPLIT)]
     )[columns.ROW]
 
 
@@ -116,7 +116,7 @@ def last_events(store: EncodedStore) -> pl.DataFrame:
         store: Has the events, all in one split; rows of the result are in the order of its users.
     """
     wanted = SequenceEvaluationCollate(store, ItemSequence.of(store.schema.feature_set)).columns
-    log = pl.scan_parquet(store.example_files(SPLIT)).select(wanted)
+    log = pl.scan_parquet(store.example_files(SPLIT), glob=False).select(wanted)
     place = pl.col(columns.POSITION)
     last = log.filter(place == place.max().over(columns.USER), place > 0)
     return last.sort(columns.USER).collect()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -83,7 +82,7 @@ def check_training_events(store: EncodedStore, items: ItemSequence) -> None:
     """
     torn = np.flatnonzero(store.histories_of(items.feature).train_lengths < 0)
     if len(torn):
-        raw = pl.read_parquet(store.users_file)["user"]
+        raw = store.read_users()
         named = ", ".join(repr(raw[int(user)]) for user in torn[:_MAX_NAMED])
         raise DataError(
             f"split: the training events of a user must be the first of the history, "

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import polars as pl
 import xxhash
 from filelock import FileLock
 
@@ -123,6 +124,10 @@ class EncodedStore:
     def users_file(self) -> Path:
         """Parquet file with the raw id of every history row."""
         return self.path / USERS
+
+    def read_users(self) -> pl.Series:
+        """Raw id of every history row."""
+        return pl.read_parquet(self.users_file, glob=False)["user"]
 
     def histories_of(self, sequence: Sequence) -> Histories:
         """The events of every user that a sequence may contain."""

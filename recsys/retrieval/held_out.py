@@ -56,7 +56,7 @@ class Side:
         """User as text, place in `events`, and joint number of the target, of each event."""
         item = ItemSequence.of(self.scorer.schema.feature_set).item
         joint = self.joint_V[torch.from_numpy(self.events[item].cast(pl.Int64).to_numpy().copy())]
-        users = pl.read_parquet(self.store.users_file)["user"].cast(pl.String)
+        users = self.store.read_users().cast(pl.String)
         return pl.DataFrame(
             {
                 _USER: users.gather(self.events[columns.USER]),

@@ -75,7 +75,7 @@ def _read(path: Path, *, column: str, option: str, known: pl.Series) -> pl.Serie
     try:
         match path.suffix:
             case ".parquet":
-                frame = pl.read_parquet(path)
+                frame = pl.read_parquet(path, glob=False)
             case ".csv":
                 frame = pl.read_csv(path, infer_schema=False)
             case _:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from features.errors import DataError, RunConfigError
-from features.spec import HashEncoding
 from recsys.bundle import bundle_id
+from recsys.bundle_items import check_item_names
 from recsys.bundle_items import item_names as names_of_items
 from recsys.data.scoring import encode_for_scoring
 from recsys.data.store import EncodedStore
@@ -132,13 +132,7 @@ def open_scorer(bundle: Path) -> Scorer:
             f"{bundle}: ranks no items, got a bundle of task {scorer.manifest.task}; allowed "
             f"sequence; use `python -m recsys score`"
         )
-    item = scorer.schema.feature_set.entity.item
-    assert item is not None, "a sequence bundle has items"
-    if isinstance(scorer.schema.encoding_of(item), HashEncoding):
-        raise RunConfigError(
-            f"features.{item}: items of a hashed encoding cannot be named, got hash; allowed "
-            f"vocab, identity; train again with one of these"
-        )
+    check_item_names(scorer.schema)
     if not scorer.item_vectors_VD[1:].isfinite().all():
         raise DataError(
             f"{bundle}: has items whose vectors are not finite, got NaN or infinity; export an "
@@ -203,7 +197,7 @@ def wanted_users(
     Raises:
         DataError: the file cannot be read, or there are none.
     """
-    names = pl.read_parquet(store.users_file)["user"]
+    names = store.read_users()
     if path is None:
         if not len(names):
             raise DataError("DATA: has no users, got no events; give some")
@@ -284,7 +278,7 @@ def _write_parts(
         frame.write_parquet(folder / f"part-{number:05d}.parquet")
         num_rows += len(frame)
     if user_vectors is not None:
-        names = pl.read_parquet(store.users_file)["user"].gather(users)
+        names = store.read_users().gather(users)
         user = scorer.schema.feature_set.entity.user
         assert user is not None, "a sequence bundle has users"
         _write_vectors(folder / VECTORS, names.alias(user), user_vectors, scorer=scorer)

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import polars as pl
-
 from recsys.bundle import read_bundle
 from recsys.scoring.files import InputFile
 from recsys.scoring.histories import build_histories, reads_histories
@@ -30,7 +28,7 @@ def describe(job: Job) -> Iterator[str]:
         RecsysError: what the run itself would raise before it scores, or of the first rows.
     """
     manifest, schema = read_bundle(job.bundle)
-    check_job(job, manifest)
+    check_job(job, manifest, schema)
     plan = plan_of(job, schema)
     refuse_other(job.out, plan)
     reader = EventReader(schema, plan)
@@ -45,7 +43,7 @@ def describe(job: Job) -> Iterator[str]:
         yield f"parts: {num_parts} of up to {job.settings.rows_per_part:,} rows, {left} to score"
     else:
         yield f"parts: of up to {job.settings.users_per_part:,} users, counted when they are read"
-    yield from str(_sample(job, reader, plan)).splitlines()
+    yield from _sample(job, reader, plan).splitlines()
     if reads_histories(schema.feature_set):
         yield f"histories of this sample reach no further than its {_SAMPLE:,} rows"
 
@@ -56,7 +54,7 @@ def _of_source(name: str, files: tuple[InputFile, ...]) -> str:
     return f"{name}: {len(files):,} files, {num_rows:,} rows, {num_bytes:,} bytes: {named}"
 
 
-def _sample(job: Job, reader: EventReader, plan: Plan) -> pl.DataFrame:
+def _sample(job: Job, reader: EventReader, plan: Plan) -> str:
     """The first rows, scored as if there were no others."""
     first = plan.parts[0][0]
     piece = Piece(first.file, first.start, min(first.num_rows, _SAMPLE), 0)
@@ -68,4 +66,7 @@ def _sample(job: Job, reader: EventReader, plan: Plan) -> pl.DataFrame:
             list(build_histories(reader, path, num_rows=piece.num_rows, reject=job.rejects))
         settings = replace(job.settings, users_per_part=_SAMPLE)
         job = replace(job, settings=settings)
-        return open_parts(job, reader, output, num_threads=1).score(0).frame.head(_SHOWN)
+        parts = open_parts(job, reader, output, num_threads=1)
+        if not parts.count:
+            return f"no users in the first {piece.num_rows:,} rows; the others are not read"
+        return str(parts.score(0).frame.head(_SHOWN))

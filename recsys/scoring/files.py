@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from glob import has_magic
@@ -16,11 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from features.checks import reading
 from features.errors import DataError, RunConfigError, did_you_mean
 from features.sources import source_files
 from features.spec import FeatureSet
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+_SHOWN = "(?![_.])"  # of a regular expression: a name that writers do not keep for themselves
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class InputFile:
         num_bytes: Its size.
         modified_ns: Since 1970; 0 where the store does not say.
         groups: Rows of each row group.
+        partition: Column and text of each folder `column=text` below the path that was given.
     """
 
     path: str
     num_bytes: int
     modified_ns: int
     groups: tuple[int, ...]
+    partition: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def num_rows(self) -> int:
@@ -53,12 +57,6 @@ class InputFile:
     def name(self) -> str:
         """Without its folders."""
         return self.path.rpartition("/")[2]
-
-    @property
-    def partition(self) -> dict[str, str]:
-        """Column and text of each `column=text` among its folders."""
-        folders = [part.partition("=") for part in self.path.split("/")[:-1] if "=" in part]
-        return {unquote(name): unquote(text) for name, _, text in folders if name}
 
 
 def find_sources(
@@ -77,7 +75,8 @@ def find_sources(
         RunConfigError: `given` names no source, or some twice.
     """
     paths: dict[str, tuple[str, ...]] = {name: (path,) for name, path in given.items()}
-    if has_magic(data) or data.endswith(".parquet") or Path(data).is_file():
+    is_glob = has_magic(data) and not _is_folder(data)
+    if is_glob or data.endswith(".parquet") or Path(data).is_file():
         if "events" in given:
             raise RunConfigError(
                 f"--source: the events are named twice, got {data!r} and {given['events']!r}; "
@@ -92,17 +91,31 @@ def find_sources(
             f"{', '.join(feature_set.sources)}{did_you_mean(unknown[0], feature_set.sources)}"
         )
     rest = {n: s for n, s in feature_set.sources.items() if n not in paths}
+    root, local = str(Path(data).absolute()), rest
     if _is_url(data):
+        root, local = data.rstrip("/"), {}
         for name, source in rest.items():
             patterns = (source.path,) if isinstance(source.path, str) else source.path
-            paths[name] = tuple(f"{data.rstrip('/')}/{pattern}" for pattern in patterns)
-        rest = {}
-    local = source_files(feature_set.model_copy(update={"sources": rest}), Path(data))
-    found: dict[str, list[str]] = {n: [str(f.absolute()) for f in local[n]] for n in local}
+            paths[name] = tuple(f"{root}/{pattern}" for pattern in patterns)
+    found = {
+        name: [(str(file.absolute()), root) for file in files]
+        for name, files in source_files(
+            feature_set.model_copy(update={"sources": local}), Path(data)
+        ).items()
+    }
     mistakes: list[str] = []
     for name, several in paths.items():
-        found[name] = [file for path in several for file in _expand(path, name, mistakes)]
-    opened = {n: [_opened(path, mistakes) for path in found[n]] for n in feature_set.sources}
+        for path in several:
+            below, files = _expand(path, name, mistakes)
+            if name in rest:
+                below = root
+            elif name == "events":  # a nightly log is often that of one folder `day=...`
+                below = _above_partitions(path) or below
+            found.setdefault(name, []).extend((file, below) for file in files)
+    opened = {
+        name: [_opened(path, mistakes, root=root) for path, root in found[name]]
+        for name in feature_set.sources
+    }
     if mistakes:
         raise DataError(mistakes)
     files = {n: tuple(f for f in opened[n] if f is not None) for n in opened}
@@ -127,7 +140,8 @@ def common_schemas(
     schemas: dict[str, dict[str, pl.DataType]] = {}
     for name, of_source in files.items():
         for file in of_source:
-            schema = dict(file.scan().collect_schema())
+            with reading(file.path):
+                schema = dict(file.scan().collect_schema())
             first = schemas.setdefault(name, schema)
             for column, dtype in first.items():
                 if schema.get(column) != dtype:
@@ -214,29 +228,62 @@ class _Place:
         return self.prefix + inside.removeprefix(self.root)
 
 
-def _expand(path: str, source: str, mistakes: list[str]) -> list[str]:
-    """Paths of the files; of folders and globs sorted."""
+def _expand(path: str, source: str, mistakes: list[str]) -> tuple[str, list[str]]:
+    """What all paths begin with, and those of the files; of folders and globs sorted."""
     try:
         place = _Place.of(path)
         system, inside = place.system, place.inside
-        if has_magic(inside):
-            below = re.split(r"[*?[]", inside)[0].rpartition("/")[0]
-            matches = re.compile(_pattern(inside)).fullmatch
+        below, names = _cut(system, inside)
+        if names:
+            matches = re.compile(re.escape(f"{below}/") + _pattern(names)).fullmatch
         else:
             info = system.get_file_info(inside)
             if info.type == fs.FileType.File:
-                return [place.url(inside)]
+                return path, [place.url(inside)]
             below = inside.rstrip("/")
             start = len(below) + 1
             matches = lambda p: p.endswith(".parquet") and _is_shown(p[start:])  # noqa: E731
         listed = system.get_file_info(fs.FileSelector(below or "/", recursive=True))
     except (OSError, pa.ArrowException) as error:
         mistakes.append(f"sources.{source}: cannot be listed, got {path!r} ({_first_line(error)})")
-        return []
+        return path, []
     found = [i.path for i in listed if i.type == fs.FileType.File and matches(i.path)]
     if not found:
         mistakes.append(f"sources.{source}: no Parquet file there, got {path!r}")
-    return [place.url(p) for p in sorted(found)]
+    return place.url(below), [place.url(p) for p in sorted(found)]
+
+
+def _above_partitions(path: str) -> str:
+    """The folder of the first `name=value` of a path that was given; empty where there is none."""
+    above, equals, _ = path.partition("=")
+    if not equals or has_magic(above):
+        return ""
+    folder = above.rpartition("/")[0]
+    return folder if _is_url(path) else str(Path(folder).absolute())
+
+
+def _is_folder(path: str) -> bool:
+    """Whether it is there as it stands."""
+    try:
+        place = _Place.of(path)
+        return place.system.get_file_info(place.inside).type == fs.FileType.Directory
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _cut(system: fs.FileSystem, path: str) -> tuple[str, list[str]]:
+    """A path up to its first name that is a glob, and the names from there on.
+
+    A name that is there as it stands is none.
+    """
+    below, *names = path.split("/")
+    while names:
+        longer = f"{below}/{names[0]}"
+        if has_magic(names[0]) and system.get_file_info(longer).type == fs.FileType.NotFound:
+            break
+        below = longer
+        del names[0]
+    return below, names
 
 
 def _is_shown(path: str) -> bool:
@@ -244,17 +291,35 @@ def _is_shown(path: str) -> bool:
     return not any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
-def _pattern(path: str) -> str:
-    """A glob as a regular expression: `**/` is any number of folders."""
-    tokens = re.split(r"(\*\*/|\*|\?|\[[^]]+\])", path)
-    special = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-    return "".join(
+def _pattern(names: list[str]) -> str:
+    """Names of a glob as a regular expression: `**/` is any number of folders.
+
+    No wildcard stands for the beginning of a name that writers keep for themselves.
+    """
+    *folders, name = names
+    any_number = f"(?:{_SHOWN}[^/]+/)*"
+    above = (any_number if folder == "**" else f"{_of_name(folder)}/" for folder in folders)
+    return "".join(above) + _of_name(name)
+
+
+def _of_name(name: str) -> str:
+    special = {"*": "[^/]*", "?": "[^/]"}
+    tokens = re.split(r"(\*|\?|\[[^]]+\])", name)
+    found = "".join(
         special.get(t) or (t.replace("[!", "[^") if t.startswith("[") else re.escape(t))
         for t in tokens
     )
+    return _SHOWN + found if has_magic(name[:1]) else found
 
 
-def _opened(path: str, mistakes: list[str]) -> InputFile | None:
+def _partition(path: str, root: str) -> dict[str, str]:
+    if not path.startswith(f"{root}/"):
+        return {}
+    folders = [part.partition("=") for part in path.removeprefix(root).split("/")[:-1]]
+    return {unquote(name): unquote(text) for name, equals, text in folders if name and equals}
+
+
+def _opened(path: str, mistakes: list[str], *, root: str) -> InputFile | None:
     try:
         place = _Place.of(path)
         info = place.system.get_file_info(place.inside)
@@ -266,7 +331,7 @@ def _opened(path: str, mistakes: list[str]) -> InputFile | None:
         )
         return None
     groups = tuple(metadata.row_group(g).num_rows for g in range(metadata.num_row_groups))
-    return InputFile(path, info.size, info.mtime_ns or 0, groups)
+    return InputFile(path, info.size, info.mtime_ns or 0, groups, _partition(path, root))
 
 
 def _first_line(error: Exception) -> str:

@@ -117,7 +117,8 @@ def build_histories(
 
 def _write_rows(schema: FeatureSchema, path: Path, *, num_rows: int) -> None:
     """Histories of all users, and the place of each row in them."""
-    events = EncodedEvents(schema, pl.scan_parquet(path / _EVENTS / "*.parquet"))
+    files = sorted((path / _EVENTS).iterdir())
+    events = EncodedEvents(schema, pl.scan_parquet(files, glob=False))
     filtered = [s for s in schema.feature_set.of_kind(Sequence) if s.where]
     names = [columns.USER, columns.POSITION, *(position_column(s) for s in filtered)]
     (path / _ROWS).mkdir()

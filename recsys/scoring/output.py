@@ -4,7 +4,7 @@
       part-00000.parquet    scores; its metadata say of which bundle and plan, and what was counted
       rejects/part-00000.parquet   events of that part that could not be scored, where there are any
       summary.json          counts of all parts, and warnings
-      complete.json         every file above; written last: without it the folder is unfinished
+      complete.json         the parts and rejects; written last: without it the folder is unfinished
       .work/  .lock         what is not whole yet, until the folder is complete
 """
 
@@ -58,7 +58,7 @@ class OutputFolder:
 
     @cached_property
     def lock(self) -> FileLock:
-        """Held by who writes the plan or builds histories; the others wait."""
+        """Held by who writes the plan, builds histories or completes; the others wait."""
         return FileLock(self.path / _LOCK)
 
     def begin(self) -> bool:
@@ -136,6 +136,12 @@ class OutputFolder:
 
     def complete(self, num_parts: int, *, summary: Mapping[str, Any]) -> None:
         """Write the summary and, last, the list of all files; any number of processes may."""
+        with self.lock:
+            if not self.is_complete:
+                self._complete(num_parts, summary=summary)
+            shutil.rmtree(self.work, ignore_errors=True)
+
+    def _complete(self, num_parts: int, *, summary: Mapping[str, Any]) -> None:
         write_whole(self.path / SUMMARY, _json(summary), work=self.work)
         files = [self.file(part) for part in range(num_parts)]
         files += sorted((self.path / REJECTS).glob("*.parquet"))
@@ -146,7 +152,6 @@ class OutputFolder:
             "files": {f.relative_to(self.path).as_posix(): f.stat().st_size for f in files},
         }
         write_whole(self.path / COMPLETE, _json(content), work=self.work)
-        shutil.rmtree(self.work, ignore_errors=True)
 
 
 def refuse_other(path: Path, plan: Plan) -> None:

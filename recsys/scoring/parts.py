@@ -84,7 +84,7 @@ class EventParts:
         encoded = self._reader.encode(events)
         scores_ET = self._scores(events, encoded)
         labels = self._scorer.manifest.labels
-        keys = events.frame.select(self._settings.key_columns).get_columns()
+        keys = self._reader.raw(events.frame, self._settings.key_columns)
         scores = [pl.Series(f"score_{n}", scores_ET[:, t]) for t, n in enumerate(labels)]
         frame = pl.DataFrame([*keys, *scores])
         counts = Counts(

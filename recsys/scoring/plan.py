@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from recsys.scoring.files import InputFile
 
-FORMAT = 1
+FORMAT = 2
 _OF_FILES = {
     "path": "path",
     "num_bytes": "number of bytes",
     "groups": "number of rows",
     "modified_ns": "time of change",
+    "partition": "partition",
 }
 
 
@@ -146,6 +147,8 @@ def _append(pieces: list[Piece], piece: Piece) -> None:
 def differences(written: Mapping[str, Any], plan: Plan) -> list[str]:
     """How a plan that was written differs from one, in words; none where they are the same."""
     now = json.loads(plan.to_json())
+    if written.get("format") != FORMAT:
+        return [f"of another version, got format {FORMAT}; begun with {written.get('format')}"]
     found = []
     if written.get("bundle") != now["bundle"]:
         found.append(f"of another bundle, got {now['bundle']}; begun with {written.get('bundle')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -14,10 +15,11 @@ from features.needs import needs
 from features.schema import FeatureSchema
 from features.sources import check_columns, check_keys, join_events
 from features.values import raw_types
-from recsys.scoring.files import common_schemas, partition_types, partition_value
+from recsys.scoring.files import InputFile, common_schemas, partition_types, partition_value
 from recsys.scoring.plan import Piece, Plan
 
 FILE, ROW_IN_FILE, REASON = "_file", "_row_in_file", "_reason"
+_RAW_TIME = "_raw_time"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class EventReader:
         schemas = common_schemas(plan.sources)
         check_columns(feature_set, schemas, require_labels=False)
         wanted = {need.column for need in needs(feature_set, with_labels=False)}
-        self._partitions = partition_types(plan.log)
+        self._partitions = {name: partition_types(plan.sources[name]) for name in schemas}
         self._tables = {
             name: self._attributes(name, [c for c in schemas[name] if c in wanted])
             for name in feature_set.attributes
@@ -125,6 +127,18 @@ class EventReader:
         rejects = self._rejects(events, frame.filter(is_bad), reasons=reasons)
         return replace(events, frame=frame.filter(~is_bad)), rejects
 
+    def raw(self, frame: pl.DataFrame, columns: Sequence[str]) -> list[pl.Series]:
+        """Columns of events as the data has them.
+
+        Args:
+            frame: Of `Events`, or some of its rows.
+            columns: Their names.
+        """
+        time = self.schema.feature_set.entity.time
+        if time is not None:
+            frame = frame.with_columns(pl.col(_RAW_TIME).alias(time.column))
+        return frame.select(columns).get_columns()
+
     def encode(self, events: Events) -> pl.DataFrame:
         """Ids and numbers of events that passed every check."""
         with reading(events.where):
@@ -132,16 +146,10 @@ class EventReader:
 
     def _piece(self, piece: Piece) -> pl.DataFrame:
         file = self._plan.log[piece.file]
-        scan = file.scan()
-        in_file = set(scan.collect_schema()) if self._partitions else set(self.columns)
-        there = [c for c in self.columns if c in in_file]
-        of_folders = [
-            partition_value(file.partition.get(c), self._partitions[c]).alias(c)
-            for c in self.columns
-            if c not in in_file
-        ]
         with reading(file.path):
-            rows = scan.select(there).slice(piece.start, piece.num_rows).collect()
+            of_folders = self._of_folders("events", file, self.columns)
+            there = [c for c in self.columns if c not in of_folders]
+            rows = file.scan().select(there).slice(piece.start, piece.num_rows).collect()
         if len(rows) != piece.num_rows and there:
             raise DataError(
                 f"{file.path}: has changed while it was read, got {len(rows)} rows from row "
@@ -149,7 +157,7 @@ class EventReader:
             )
         first = piece.first_row
         row = pl.int_range(first, first + piece.num_rows, dtype=pl.Int64, eager=True).alias(ROW)
-        rows = row.to_frame().with_columns(*rows.get_columns(), *of_folders)
+        rows = row.to_frame().with_columns(*rows.get_columns(), **of_folders)
         file_column = self.schema.feature_set.events.file_column
         if file_column is not None:
             rows = rows.with_columns(pl.lit(file.name).alias(file_column))
@@ -157,12 +165,27 @@ class EventReader:
 
     def _joined(self, log: pl.LazyFrame) -> pl.LazyFrame:
         feature_set = self.schema.feature_set
-        return join_events(feature_set, log, tables=self._tables, require_labels=False)
+        return join_events(
+            feature_set, log, tables=self._tables, require_labels=False, raw_time=_RAW_TIME
+        )
 
     def _attributes(self, name: str, columns: list[str]) -> pl.LazyFrame:
-        files = self._plan.sources[name]
         with reading(f"sources.{name}"):
-            return pl.concat([f.scan().select(columns) for f in files]).collect().lazy()
+            frames = [
+                file.scan().with_columns(**self._of_folders(name, file, columns)).select(columns)
+                for file in self._plan.sources[name]
+            ]
+            return pl.concat(frames).collect().lazy()
+
+    def _of_folders(
+        self, source: str, file: InputFile, columns: Sequence[str]
+    ) -> dict[str, pl.Expr]:
+        """Those of the columns that the file has not, but folders name."""
+        types = self._partitions[source]
+        in_file = set(file.scan().collect_schema()) if types else set(columns)
+        return {
+            c: partition_value(file.partition.get(c), types[c]) for c in columns if c not in in_file
+        }
 
     def _place(self, pieces: tuple[Piece, ...], row: int) -> tuple[str, int]:
         """File, and row in it, of a row of the log."""
@@ -190,7 +213,7 @@ class EventReader:
         return pl.DataFrame(
             {FILE: [p for p, _ in places], ROW_IN_FILE: [r for _, r in places], REASON: reasons},
             schema={FILE: pl.String, ROW_IN_FILE: pl.Int64, REASON: pl.String},
-        ).with_columns(frame.select(self.columns).get_columns())
+        ).with_columns(self.raw(frame, self.columns))
 
 
 def _named(checks: list[Check]) -> list[pl.Expr]:

@@ -17,6 +17,7 @@ from features.columns import RESERVED_PREFIX
 from features.errors import DataError, OutputError, RunConfigError
 from features.schema import FeatureSchema
 from recsys.bundle import BundleManifest, bundle_id, read_bundle
+from recsys.bundle_items import check_item_names
 from recsys.scoring.counts import Counts, added_up
 from recsys.scoring.files import find_sources
 from recsys.scoring.histories import LogHistories, build_histories, reads_histories
@@ -73,7 +74,7 @@ def score(job: Job) -> dict[str, Any] | None:
         SchemaMismatchError: the bundle is not whole.
     """
     manifest, schema = read_bundle(job.bundle)
-    check_job(job, manifest)
+    check_job(job, manifest, schema)
     plan = plan_of(job, schema)
     output = OutputFolder(job.out, plan)
     refuse_other(job.out, plan)
@@ -211,12 +212,14 @@ def _rows_of_parts(plan: Plan) -> list[int]:
     return [sum(piece.num_rows for piece in pieces) for pieces in plan.parts]
 
 
-def check_job(job: Job, manifest: BundleManifest) -> None:
+def check_job(job: Job, manifest: BundleManifest, schema: FeatureSchema) -> None:
     """Check what can be checked without data.
 
     Raises:
-        RunConfigError: an argument is wrong.
+        RunConfigError: an argument is wrong, or the bundle ranks items that have no names.
     """
+    if manifest.task == "sequence":
+        check_item_names(schema)
     settings, names = job.settings, job.settings.key_columns
     mistakes = [
         f"{option}: is no number of {what}, got {value}; allowed 1 and more"
@@ -227,6 +230,10 @@ def check_job(job: Job, manifest: BundleManifest) -> None:
         )
         if value < 1
     ]
+    if manifest.task == "ranking" and settings.places != Settings.places:
+        mistakes.append(
+            f"-k: a ranking bundle scores each event, got {settings.places}; leave it out"
+        )
     if manifest.task == "sequence" and names:
         mistakes.append(
             f"--columns: a sequence bundle gives users and items, "

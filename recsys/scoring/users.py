@@ -139,7 +139,7 @@ def as_rows(
         }
     ).filter(pl.col("item") > 0)
     return frame.select(
-        pl.read_parquet(store.users_file)["user"].gather(frame["user"]).alias(user),
+        store.read_users().gather(frame["user"]).alias(user),
         scorer.schema.decode(item, frame["item"]).alias(item),
         "score",
         "rank",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def write_whole(path: Path, content: bytes, *, work: Path) -> None:
     Raises:
         OutputError: it cannot be written; nothing lies under its name then.
     """
-    partial = work / f"{path.name}.{os.getpid()}"
+    # No process number: the first processes of two containers have the same one.
+    partial = work / f"{path.name}.{secrets.token_hex(8)}"
 
     def write() -> None:
         work.mkdir(parents=True, exist_ok=True)

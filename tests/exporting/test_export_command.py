@@ -141,6 +141,19 @@ def test_few_bits_that_cost_too_much_are_refused(refused):
     refused("--table-dtype", "int4", "--max-drop", -1, says=says)
 
 
+def test_a_limit_that_nothing_is_held_to_is_refused(refused):
+    refused("--max-drop", 0.1, says="--max-drop: is for tables in fewer bits, got 0.1 and fp32")
+    unchecked = ("--table-dtype", "int8", "--unchecked", "--max-drop", 0.1)
+    refused(*unchecked, says="--max-drop: limits what the comparison finds, got 0.1 and --unch")
+
+
+def test_a_run_may_be_the_folder_that_one_is_in(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(trained / "runs" / "FM")
+    assert recsys_command("export", ".", "--out", tmp_path / "bundle", "--unchecked") == 0
+    assert read_bundle(tmp_path / "bundle")[0].source_run == "FM"
+    assert "of run `FM`." in (tmp_path / "bundle" / "card.md").read_text()
+
+
 def test_a_bundle_that_scores_otherwise_is_refused(refused, monkeypatch):
     right = Scorer.probabilities
     monkeypatch.setattr(Scorer, "probabilities", lambda self, batch: right(self, batch) + 1e-4)

@@ -178,6 +178,24 @@ def test_every_bad_value_is_reported_at_once(feature_file, events):
     ]
 
 
+def test_no_number_is_nobody(feature_file, events):
+    feature_set = feature_file(
+        "name: a, kind: dense", top="entity: {user: u, item: i, time: {column: t}}"
+    )
+    nan = float("nan")
+    ids = pl.Series([1.0, nan, None, nan], dtype=pl.Float32)
+    frame = events({"u": ids, "i": [1.0, 2.0, 3.0, nan], "t": [nan, 1.0, 2.0, 3.0], "a": [1.0] * 4})
+    remedy = "drop such events with sources.events.where"
+    assert mistakes(feature_set, frame) == [
+        f"events.parquet: entity.{text}; {remedy}"
+        for text in (
+            "user (column 'u'): null or NaN in 3 rows, first in row 1, got nan",
+            "item (column 'i'): null or NaN in 1 rows, first in row 3, got nan",
+            "time (column 't'): null or NaN in 1 rows, first in row 0, got nan",
+        )
+    ]
+
+
 def test_data_that_cannot_be_fitted(feature_file, events):
     feature_set = feature_file("name: a, kind: dense, fill: mean")
     assert mistakes(feature_set, events({"a": [1.0, 2.0]}, split=["val", "test"])) == [

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,11 +59,10 @@ def test_cuts_lie_between_row_groups_that_fit():
     ]
 
 
-def reader_of(directory, *, size, keys=(), sources=None):
-    feature_set = parse_feature_set(FEATURES, name="features.yaml")
-    train = pl.LazyFrame(
-        {"_row": [0, 1], "user": ["ä", "b"], "empty": ["x", "y"], "size": [1.0, 2.0]}
-    ).with_columns(pl.lit("train").alias("_split"))
+def reader_of(directory, *, size, keys=(), sources=None, features=FEATURES):
+    feature_set = parse_feature_set(features, name="features.yaml")
+    values = {"user": ["ä", "b"], "empty": ["x", "y"], "brand": ["a", "b"], "size": [1.0, 2.0]}
+    train = pl.LazyFrame({"_row": [0, 1], "_split": ["train"] * 2, **values})
     schema = fit_schema(feature_set, train)
     files = find_sources(feature_set, str(directory), given=sources or {})
     plan = Plan("bundle", Settings(key_columns=keys, rows_per_part=size), files)
@@ -103,6 +104,8 @@ def test_folders_name_columns(tmp_path):
         frame.write_parquet(folder / "x.parquet")
         (folder / "_SUCCESS").touch()
         (folder / ".x.parquet").write_bytes(b"half a file")
+        (folder / "_temporary").mkdir()
+        (folder / "_temporary" / "x.parquet").write_bytes(b"half a file")
     keys = ("day", "shop")
     for path in (
         "log",
@@ -112,15 +115,119 @@ def test_folders_name_columns(tmp_path):
         "log/day=20*/**/x.parquet",
     ):
         for prefix in (f"{tmp_path}/", f"file://{tmp_path}/"):
-            if "**/*" in path:
-                (tmp_path / "log/day=2024-01-31/shop=a%20b/.x.parquet").unlink(missing_ok=True)
-                (tmp_path / "log/day=2024-02-01/shop=a%20b/.x.parquet").unlink(missing_ok=True)
             reader, _ = reader_of(tmp_path, size=4, keys=keys, sources={"events": prefix + path})
             frames = [reader.read(part).frame for part in range(reader.num_parts)]
             days = pl.concat(frames)
             assert days["day"].dtype == pl.Date
             assert days["day"].dt.to_string().to_list() == ["2024-01-31"] * 3 + ["2024-02-01"] * 2
             assert set(days["shop"]) == {"a b"}
+
+
+WITH_ITEMS = """
+sources: {events: log.parquet, items: {path: items.parquet, on: item}}
+entity: {user: user}
+features:
+  - {name: brand, kind: categorical}
+  - {name: size, kind: dense}
+"""
+
+
+def write_items(directory, sizes, **columns):
+    directory.mkdir(parents=True)
+    frame = pl.DataFrame({"item": sizes.keys(), "size": sizes.values(), **columns})
+    frame.write_parquet(directory / "items.parquet")
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_folders_name_columns_of_their_own_source(tmp_path, prefix):
+    for brand, sizes in (("a", {1: 1.0, 2: 2.0}), ("b", {3: 3.0})):
+        write_items(tmp_path / "items" / f"brand={brand}", sizes)
+    pl.DataFrame({"user": ["x"] * 4, "item": [3, 2, 1, 4]}).write_parquet(tmp_path / "log.parquet")
+    sources = {"items": f"{prefix}{tmp_path}/items"}
+    reader, _ = reader_of(tmp_path, size=4, sources=sources, features=WITH_ITEMS)
+    assert reader.read(0).frame["brand"].to_list() == ["b", "a", "a", None]
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_folders_above_the_data_name_no_columns(tmp_path, prefix):
+    data = tmp_path / "size=9" / "brand=b"
+    write_items(data, {1: 1.0, 2: 2.0}, brand=["a", "b"])
+    pl.DataFrame({"user": ["x"] * 3, "item": [2, 1, 2]}).write_parquet(data / "log.parquet")
+    for sources in (
+        None,
+        {"items": f"{prefix}{data}/items.parquet"},
+        {"items": f"{prefix}{data}/item*"},
+    ):
+        reader, plan = reader_of(f"{prefix}{data}", size=4, sources=sources, features=WITH_ITEMS)
+        assert reader.read(0).frame["size"].to_list() == [2.0, 1.0, 2.0]
+        assert {file.path for file in plan.log} == {f"{prefix}{data}/log.parquet"}
+
+
+@pytest.mark.parametrize("path", ["day=7/shop=a", "day=7/shop=a/x.parquet", "day=7/*/x.parquet"])
+@pytest.mark.parametrize("start", ["", "{}/", "file://{}/"])
+def test_folders_of_a_path_that_is_given_are_columns(tmp_path, monkeypatch, path, start):
+    folder = tmp_path / "day=7" / "shop=a"
+    folder.mkdir(parents=True)
+    frame = pl.DataFrame({"user": ["b"] * 4, "empty": ["x"] * 4, "size": [1.0] * 4})
+    frame.write_parquet(folder / "x.parquet")
+    monkeypatch.chdir(tmp_path)
+    sources = {"events": start.format(tmp_path) + path}
+    reader, _ = reader_of(tmp_path, size=4, keys=("day", "shop"), sources=sources)
+    rows = reader.read(0).frame
+    assert rows["day"].to_list() == [7] * 4
+    assert rows["shop"].to_list() == ["a"] * 4
+
+
+def test_the_same_files_below_another_folder_are_another_plan(tmp_path, monkeypatch):
+    folder = tmp_path / "day=1" / "shop=2"
+    folder.mkdir(parents=True)
+    frame = pl.DataFrame({"user": ["b"] * 4, "empty": ["x"] * 4, "size": [1.0] * 4})
+    frame.write_parquet(folder / "x.parquet")
+    _, one = reader_of(tmp_path, size=4, keys=("shop",), sources={"events": str(tmp_path)})
+    monkeypatch.chdir(folder.parent)
+    _, other = reader_of(tmp_path, size=4, keys=("shop",), sources={"events": "."})
+    assert differences(json.loads(one.to_json()), other) == [
+        f"of other input: {folder / 'x.parquet'} has another partition, got {{'shop': '2'}}; "
+        f"begun with {{'day': '1', 'shop': '2'}}"
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_name_that_is_there_is_no_glob(tmp_path, prefix, monkeypatch):
+    data = tmp_path / "data[1]"
+    data.mkdir()
+    frame = pl.DataFrame({"user": ["b"] * 4, "empty": ["x"] * 4, "size": [1.0] * 4})
+    for name in ("log", "a[b]"):
+        frame.write_parquet(data / f"{name}.parquet")
+    everywhere = FEATURES.replace("log.parquet", "'*.parquet'")
+    for features, path, num_files in (
+        (FEATURES, "", 1),
+        (everywhere, "", 2),
+        (FEATURES, "/*.parquet", 2),
+        (FEATURES, "/a[b].parquet", 1),
+    ):
+        if features is everywhere and prefix:
+            continue
+        _, plan = reader_of(f"{prefix}{data}{path}", size=4, features=features)
+        assert len(plan.log) == num_files
+    monkeypatch.chdir(data)
+    assert len(reader_of("*.parquet", size=4)[1].log) == 2
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    frame = pl.DataFrame({"user": ["b"] * 4, "empty": ["x"] * 4, "size": [1.0] * 4})
+    table = frame.to_arrow()
+    twice = pa.Table.from_arrays(
+        [*table.columns, table.column("size")], names=[*table.column_names, "size"]
+    )
+    pq.write_table(twice, tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log.parquet: .* cannot be read: .*'size'.*"):
+        reader_of(tmp_path, size=4)
+    frame.write_parquet(tmp_path / "log.parquet")
+    reader, _ = reader_of(tmp_path, size=4)
+    (tmp_path / "log.parquet").unlink()
+    with pytest.raises(DataError, match=r"log.parquet: .* cannot be read: No such file"):
+        reader.read(0)
 
 
 def test_what_is_not_there(tmp_path):
@@ -138,6 +245,9 @@ def test_plans_differ_by_bundle_settings_and_files(tmp_path):
     assert differences(written, plan) == []
     assert differences(written, Plan("other", plan.settings, plan.sources)) == [
         "of another bundle, got other; begun with bundle"
+    ]
+    assert differences({**written, "format": 1}, plan) == [
+        "of another version, got format 2; begun with 1"
     ]
     _, smaller = reader_of(tmp_path, size=3)
     assert differences(written, smaller) == [

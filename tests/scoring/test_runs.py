@@ -13,9 +13,12 @@ from multiprocessing import get_context
 import numpy as np
 import polars as pl
 import pytest
+from test_score_sequences import SEQUENCE
 
 from features.errors import DataError, OutputError, RunConfigError
-from recsys.scoring import whole, workers
+from features.load import parse_feature_set
+from recsys.bundle import read_bundle
+from recsys.scoring import run, whole, workers
 from recsys.scoring.parts import EventParts
 from recsys.scoring.plan import Settings
 from recsys.scoring.run import Job, score
@@ -147,6 +150,14 @@ def test_a_run_that_stops_after_each_part_computes_none_twice(whole_run, tmp_pat
 
 
 @each_kind
+def test_a_folder_may_have_brackets_in_its_name(whole_run, tmp_path):
+    job, files = whole_run
+    job = replace(job, out=tmp_path / "out[5]")
+    assert score(job) is not None
+    assert content(job.out) == files
+
+
+@each_kind
 def test_shares_make_one_output(whole_run, tmp_path):
     job, files = whole_run
     job = replace(job, out=tmp_path / "shared")
@@ -213,6 +224,19 @@ def test_an_output_of_something_else_is_refused(whole_run, bundles, own_log, own
     with pytest.raises(RunConfigError, match=r"a.parquet has another path, got .*; begun with"):
         score(replace(job, data=str(own_log), sources={"events": str(own_log / "log")}))
     assert content(job.out) == files
+
+
+def test_items_of_a_hashed_encoding_are_refused_before_anything_is_written(
+    bundles, log, tmp_path, monkeypatch
+):
+    job = job_of(bundles, "sequence", log, tmp_path / "out")
+    manifest, schema = read_bundle(job.bundle)
+    hashed = SEQUENCE.replace("categorical}", "categorical, encoding: {kind: hash, size: 64}}")
+    schema = replace(schema, feature_set=parse_feature_set(hashed, name="features.yaml"))
+    monkeypatch.setattr(run, "read_bundle", lambda _: (manifest, schema))
+    with pytest.raises(RunConfigError, match="items of a hashed encoding cannot"):
+        score(job)
+    assert not job.out.exists()
 
 
 @each_kind
@@ -329,6 +353,23 @@ def test_rows_that_cannot_be_scored(bundles, own_log, tmp_path, kind):
     found = pl.read_parquet(job.out / "*.parquet")
     assert found.drop("score_click").equals(expected.drop("score_click"))
     np.testing.assert_allclose(found["score_click"], expected["score_click"], atol=1e-6)
+
+
+def test_times_are_repeated_as_they_are_in_the_data(bundles, own_log, tmp_path):
+    spoil(own_log)
+    for file in (own_log / "log").iterdir():
+        time = pl.col("timestamp").dt.replace_time_zone("Asia/Tokyo").dt.cast_time_unit("ns")
+        pl.read_parquet(file).with_columns(time).write_parquet(file)
+    job = job_of(bundles, "histories", own_log, tmp_path / "out", rejects=True)
+    score(replace(job, settings=Settings(key_columns=("timestamp",))))
+    times = pl.concat(
+        pl.read_parquet(file)["timestamp"] for file in sorted((own_log / "log").iterdir())
+    )
+    rejected = [130 + 120, 130 + 250]
+    expected = times.to_frame().filter(~pl.int_range(pl.len()).is_in(rejected))["timestamp"]
+    assert pl.read_parquet(job.out / "*.parquet")["timestamp"].equals(expected, check_dtypes=True)
+    rejects = pl.read_parquet(job.out / "rejects" / "*.parquet")
+    assert rejects["timestamp"].equals(times[rejected], check_dtypes=True)
 
 
 @pytest.mark.parametrize("kind", ["histories", "sequence"])

@@ -28,6 +28,7 @@ def run(bundles, kind, log, out, *arguments):
         ("plain", ["--source", "items"], "--source: is no NAME=PATH, or names a source again"),
         ("plain", ["--source", "events=x"], "--source: is no NAME=PATH, or names a source again"),
         ("plain", ["--columns", "_row"], "--columns: no column's name begins with '_', got '_row'"),
+        ("plain", ["-k", "3"], "-k: a ranking bundle scores each event, got 3; leave it out"),
         ("sequence", ["--columns", "click"], "--columns: a sequence bundle gives users and items"),
     ],
 )
@@ -59,6 +60,15 @@ def test_a_dry_run_writes_nothing_and_shows_scores(bundles, log, tmp_path, capsy
     assert "score" in printed.split("parts: ")[1]
     assert ("parts: 7 of up to 100 rows, 7 to score" in printed) == (kind != "sequence")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_says_that_its_rows_have_no_users(bundles, own_log, tmp_path, capsys):
+    for file in (own_log / "log").iterdir():
+        nobody = pl.lit(None, pl.String).alias("user_id")
+        pl.read_parquet(file).with_columns(nobody).write_parquet(file)
+    reject = ("--dry-run", "--on-error", "reject")
+    assert run(bundles, "sequence", own_log, tmp_path / "out", *reject) == 0
+    assert "no users in the first 130 rows; the others are not read" in capsys.readouterr().out
 
 
 def test_ranks_of_torchrun_are_shares(bundles, log, tmp_path, capsys, monkeypatch):
