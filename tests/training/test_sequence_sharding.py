@@ -179,9 +179,10 @@ def assert_same_steps(runs, *, name, other):
     for step, (one, two) in enumerate(zip(weights, other_weights, strict=True)):
         assert one.keys() == two.keys()
         for key in one:
-            where = f"{key} after step {step}"
+            pair = map(torch.from_numpy, (two[key], one[key]))
+            # Some weights come to 14, whose last place is 1e-6.
             torch.testing.assert_close(
-                *map(torch.from_numpy, (two[key], one[key])), atol=1e-5, rtol=0, msg=where
+                *pair, atol=1e-5, rtol=3e-6, msg=lambda m, k=key, n=step: f"{k} after step {n}: {m}"
             )
     tables = {"item_id", "item_id_output", "device", "tags"} & weights[0].keys()
     assert len(tables) == 1 + ((CASES | FULL)[name].output == "separate") + 2 * (name == "timed")
