@@ -24,10 +24,8 @@ from recsys.search.variants import Variant, check_budgets, feature_file
 from recsys.training.further_options import unknown_options
 
 _CSV, _PNG = "results.csv", "results.png"
-_DECIDED = (
-    *("--data.features", "--run.name", "--run.root", "--run.test", "--run.resume"),
-    *("--run.warm_up",),
-)
+_OF_RUN = ("name", "root", "test", "resume", "warm_up")
+_DECIDED = ("--data.features", *(f"--run.{name}" for name in _OF_RUN))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from features.errors import RecsysError, RunConfigError
 from recsys.search.history_run import HistoryRun, load_history_runs
-from recsys.search.out_folder import check_out
+from recsys.search.out_folder import check_folder
 from recsys.search.role_picture import draw
 from recsys.search.role_probe import Probe, probe_trained, probe_training
 
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a warning about its own internals
     try:
-        check_out(options.out)
+        check_folder(options.out)
         runs = load_history_runs(options.runs)
         probes = probe_roles(runs, batches=options.batches, steps=options.train)
     except RecsysError as error:

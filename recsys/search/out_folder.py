@@ -13,7 +13,7 @@ from features.errors import RunConfigError
 _LOCK, _INPUTS = "lock", "inputs.json"
 
 
-def check_out(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Make sure that it can be made, before anything takes time.
 
     Raises:
@@ -37,7 +37,7 @@ def alone_in(folder: Path, *, work: str) -> Iterator[int]:
     Raises:
         RunConfigError: somebody is at work in the folder.
     """
-    check_out(folder)
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as lock:
         try:

@@ -30,10 +30,8 @@ from recsys.training.further_options import unknown_options
 
 WARM_UP, COMPRESS, RETRAIN = "1_warm_up", "2_compress", "3_retrain"
 _EXAMPLES = 20_000
-_DECIDED = (
-    *("--data.features", "--run.name", "--run.root", "--run.warm_up", "--run.start_from"),
-    *("--run.continue_from", "--run.resume"),
-)
+_OF_RUN = ("name", "root", "warm_up", "start_from", "continue_from", "resume")
+_DECIDED = ("--data.features", *(f"--run.{name}" for name in _OF_RUN))
 
 
 def search(

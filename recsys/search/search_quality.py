@@ -29,7 +29,7 @@ from rich.table import Table
 from features.errors import DataError, RecsysError, RunConfigError
 from recsys.metrics.relevance import TrueRelevance
 from recsys.search.history_run import HistoryRun, load_history_runs
-from recsys.search.out_folder import check_out
+from recsys.search.out_folder import check_folder
 from recsys.search.search_picture import draw
 from recsys.search.search_ranking import (
     Relevance,
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a warning about its own internals
     try:
-        check_out(options.out)
+        check_folder(options.out)
         found = compare_searches(options)
     except RecsysError as error:
         print(error, file=sys.stderr)

@@ -62,8 +62,8 @@ def collisions(scheme: Scheme, ids: Mapping[str, Tensor]) -> dict[str, Collision
     """Collisions within a group of ids, by feature; empty where a scheme looks nothing up by row.
 
     Ids without rows are left out, and features that have no others. Rows of all physical tables
-    count alike. A feature that several readers read with different
-    numbers of probes is judged by the most.
+    count alike. A feature that several readers read with different numbers of probes is judged by
+    the most.
 
     Args:
         scheme: Of the table.

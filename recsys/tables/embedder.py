@@ -349,10 +349,8 @@ class Embedder(nn.Module):
         combined: dict[str, Tensor] = {}
         for scheme in self._schemes:
             # A collection gives vectors of zeros to the examples of a reader that is not read.
-            looked_up = {
-                x.name: vectors[x.name] if x.reader in begun.present else vectors[x.name][:0]
-                for x in scheme.lookups
-            }
+            stop = {x.name: None if x.reader in begun.present else 0 for x in scheme.lookups}
+            looked_up = {name: vectors[name][:end] for name, end in stop.items()}
             of_readers = {r.key: ids[r.key].values_L for r in scheme.table.readers}
             combined |= scheme.combine(looked_up, of_readers)
         return combined
