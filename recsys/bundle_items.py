@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from features.errors import DataError, RunConfigError, SchemaMismatchError
-from features.schema import FeatureSchema
-from features.spec import HashEncoding
 from recsys.bundle import read_bundle
 from recsys.bundle_tables import BundleTables
-from recsys.data.sequences import ItemSequence
+from recsys.item_names import item_names
 
 
 @dataclass(frozen=True)
@@ -76,41 +74,6 @@ def items_of_bundle(bundle: Path, *, option: str) -> BundleItems:
             f"export an earlier checkpoint of it"
         )
     return BundleItems(names.cast(pl.String), vectors_VD, tables.item_bias_V is not None)
-
-
-def check_item_names(schema: FeatureSchema, *, where: str = "") -> None:
-    """Check that items can be named.
-
-    Args:
-        schema: With one sequence of items.
-        where: What messages begin with.
-
-    Raises:
-        RunConfigError: items have no names.
-    """
-    item = ItemSequence.of(schema.feature_set).item
-    if isinstance(schema.encoding_of(item), HashEncoding):
-        raise RunConfigError(
-            f"{where}features.{item}: items of a hashed encoding cannot be named, got hash; "
-            f"allowed vocab, identity; train again with one of these"
-        )
-
-
-def item_names(schema: FeatureSchema, *, where: str = "") -> pl.Series:
-    """Raw id of every item of a catalogue, from id 1 on, by the name of the item feature.
-
-    Args:
-        schema: With one sequence of items.
-        where: What messages begin with.
-
-    Raises:
-        RunConfigError: items have no names.
-    """
-    check_item_names(schema, where=where)
-    item = ItemSequence.of(schema.feature_set).item
-    num_items = schema.num_ids(item)
-    assert num_items is not None, "an item catalogue is bounded"
-    return schema.decode(item, pl.Series(range(1, num_items), dtype=pl.Int64)).alias(item)
 
 
 def common_items(

@@ -17,7 +17,7 @@ from torch import Tensor
 from features.errors import SchemaMismatchError
 from features.schema import FeatureSchema
 from recsys.bundle import ITEM_BIAS, ITEM_MAP, MODEL, TABLES, BundleManifest
-from recsys.data.sequences import ItemSequence
+from recsys.data.item_sequence import ItemSequence
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.logical import OUTPUT, logical_tables, with_output

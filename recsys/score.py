@@ -17,9 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a warning about its own internals
     # Only now: help needs no torch.
-    from recsys.scoring.dry_run import describe
+    from recsys.scoring.job import Job, share_of_environment
     from recsys.scoring.plan import Settings
-    from recsys.scoring.run import Job, score, share_of_environment
+    from recsys.scoring.run import score
     from recsys.scoring.summary import shown
 
     size = options.part_rows
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rejects=options.on_error == "reject",
         )
         if options.dry_run:
+            from recsys.scoring.dry_run import describe
+
             for line in describe(job):
                 print(line)
             return 0

@@ -24,12 +24,12 @@ from features.sources import source_files
 from features.spec import FeatureSet, Sequence
 from recsys.data.collate import Collate, RankingCollate
 from recsys.data.epochs import EpochLoader
+from recsys.data.item_sequence import ItemSequence
 from recsys.data.layout import dense_features
 from recsys.data.loader import BatchLoader, check_sizes
 from recsys.data.origins import Origins, of_events, of_users
 from recsys.data.protocol import protocol_name
 from recsys.data.sequences import (
-    ItemSequence,
     SequenceEvaluationCollate,
     SequenceTrainingCollate,
     check_training_events,

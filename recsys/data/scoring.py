@@ -19,9 +19,10 @@ from features.spec import Sequence
 from features.values import raw_types
 from recsys.data.building import write_rows
 from recsys.data.collate import Collate, RankingCollate
+from recsys.data.item_sequence import ItemSequence
 from recsys.data.loader import BatchLoader
 from recsys.data.rows import Rows
-from recsys.data.sequences import ItemSequence, SequenceEvaluationCollate, history_columns
+from recsys.data.sequences import SequenceEvaluationCollate, history_columns
 from recsys.data.sources import MemorySource, ParquetSource
 from recsys.data.store import EncodedStore, write_manifest
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from features.errors import DataError, RunConfigError
 from recsys.bundle import bundle_id
-from recsys.bundle_items import common_items, item_names, items_of_bundle
+from recsys.bundle_items import common_items, items_of_bundle
+from recsys.item_names import item_names
 from recsys.training.sequence import SequenceTask
 from recsys.training.task import Task
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from features import columns
 from features.errors import DataError
-from recsys.bundle_items import item_names
+from recsys.data.item_sequence import ItemSequence
 from recsys.data.loader import BatchLoader
 from recsys.data.scoring import encode_for_scoring, last_event_batches, last_events
-from recsys.data.sequences import ItemSequence
 from recsys.data.store import EncodedStore
+from recsys.item_names import item_names
 from recsys.nearest.exact import Seen
 from recsys.retrieval.run import open_scorer
 from recsys.scoring.scorer import Scorer

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from features.errors import DataError, RunConfigError
 from recsys.bundle import bundle_id
-from recsys.bundle_items import check_item_names
-from recsys.bundle_items import item_names as names_of_items
 from recsys.data.scoring import encode_for_scoring
 from recsys.data.store import EncodedStore
+from recsys.item_names import check_item_names
+from recsys.item_names import item_names as names_of_items
 from recsys.nearest.exact import Best, Candidates, best_items
 from recsys.new_folder import check_out, new_folder
 from recsys.retrieval.ann import mean_recall

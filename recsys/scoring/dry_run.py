@@ -9,11 +9,12 @@ from tempfile import TemporaryDirectory
 
 from recsys.bundle import read_bundle
 from recsys.scoring.files import InputFile
-from recsys.scoring.histories import build_histories, reads_histories
+from recsys.scoring.histories import HISTORIES, build_histories, reads_histories
+from recsys.scoring.job import Job, check_job, plan_of
 from recsys.scoring.output import OutputFolder, refuse_other
+from recsys.scoring.parts import open_parts
 from recsys.scoring.plan import Piece, Plan
 from recsys.scoring.reading import EventReader
-from recsys.scoring.run import HISTORIES, Job, check_job, open_parts, plan_of
 
 _SAMPLE, _SHOWN, _FILES = 1000, 5, 3
 

@@ -32,6 +32,7 @@ from recsys.scoring.counts import Counts, added_up, count_features
 from recsys.scoring.reading import EventReader, Events
 from recsys.scoring.whole import make_folder
 
+HISTORIES = "histories"  # their folder, below what an output has unfinished
 _EVENTS, _ROWS, _COUNTS = "events", "rows", "counts.json"
 _MAX_MEMORY_BYTES = 512 << 20
 

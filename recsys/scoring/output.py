@@ -26,12 +26,26 @@ from filelock import FileLock
 
 from features.errors import OutputError, RunConfigError
 from recsys.scoring.counts import Counts
-from recsys.scoring.parts import ScoredPart
 from recsys.scoring.plan import Plan, differences
 from recsys.scoring.whole import make_folder, write_whole
 
 PLAN, SUMMARY, COMPLETE, REJECTS = "plan.json", "summary.json", "complete.json", "rejects"
 _WORK, _LOCK = ".work", ".lock"
+
+
+@dataclass(frozen=True)
+class ScoredPart:
+    """A part, ready to be written.
+
+    Attributes:
+        frame: Keys and scores.
+        rejects: Events that could not be scored.
+        counts: Of all its rows.
+    """
+
+    frame: pl.DataFrame
+    rejects: pl.DataFrame
+    counts: Counts
 
 
 @dataclass(frozen=True)

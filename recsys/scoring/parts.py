@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import polars as pl
 
@@ -13,7 +11,9 @@ from recsys.data.collate import RankingCollate
 from recsys.data.rows import Rows
 from recsys.nearest.exact import Best, Candidates, best_items
 from recsys.scoring.counts import Counts, count_features, count_scores
-from recsys.scoring.histories import LogHistories
+from recsys.scoring.histories import HISTORIES, LogHistories, reads_histories
+from recsys.scoring.job import Job
+from recsys.scoring.output import OutputFolder, ScoredPart
 from recsys.scoring.plan import Settings
 from recsys.scoring.reading import EventReader, Events
 from recsys.scoring.scorer import Scorer
@@ -22,21 +22,6 @@ from recsys.scoring.users import Users, as_rows, best_of_each
 
 # Constant, as the last bits of scores follow the shapes of batches.
 _EVENT_BATCH = 8192
-
-
-@dataclass(frozen=True)
-class ScoredPart:
-    """A part, ready to be written.
-
-    Attributes:
-        frame: Keys and scores.
-        rejects: Events that could not be scored.
-        counts: Of all its rows.
-    """
-
-    frame: pl.DataFrame
-    rejects: pl.DataFrame
-    counts: Counts
 
 
 class EventParts:
@@ -160,3 +145,33 @@ class UserParts:
             k=self._settings.places,
             seen=users.seen,
         )
+
+
+def open_parts(
+    job: Job, reader: EventReader, output: OutputFolder, *, num_threads: int
+) -> EventParts | UserParts:
+    """What scores single parts; the histories must have been built.
+
+    Args:
+        job: What to score.
+        reader: Of the log.
+        output: Has the histories.
+        num_threads: Batches that are scored at once.
+    """
+    scorer = Scorer(job.bundle, precision=job.settings.precision)
+    histories = None
+    if reads_histories(reader.schema.feature_set):
+        histories = LogHistories(output.work / HISTORIES)
+    if scorer.manifest.task == "sequence":
+        assert histories is not None, "a sequence bundle has a sequence"
+        return UserParts(
+            scorer, histories=histories, settings=job.settings, num_threads=num_threads
+        )
+    return EventParts(
+        scorer,
+        reader,
+        histories=histories,
+        settings=job.settings,
+        reject=job.rejects,
+        num_threads=num_threads,
+    )

@@ -3,59 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from features.columns import RESERVED_PREFIX
-from features.errors import DataError, OutputError, RunConfigError
-from features.schema import FeatureSchema
-from recsys.bundle import BundleManifest, bundle_id, read_bundle
-from recsys.bundle_items import check_item_names
+from features.errors import DataError, OutputError
+from recsys.bundle import BundleManifest, read_bundle
 from recsys.scoring.counts import Counts, added_up
-from recsys.scoring.files import find_sources
-from recsys.scoring.histories import LogHistories, build_histories, reads_histories
+from recsys.scoring.histories import HISTORIES, LogHistories, build_histories, reads_histories
+from recsys.scoring.job import Job, check_job, plan_of
 from recsys.scoring.output import SUMMARY, OutputFolder, refuse_other
-from recsys.scoring.parts import EventParts, UserParts
-from recsys.scoring.plan import Plan, Settings
+from recsys.scoring.plan import Plan
 from recsys.scoring.progress import Progress
 from recsys.scoring.reading import EventReader
-from recsys.scoring.scorer import Scorer
 from recsys.scoring.summary import summarize
 from recsys.scoring.workers import score_in_processes, threads_of_each
-
-HISTORIES = "histories"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to score, and how the work is shared out.
-
-    Attributes:
-        bundle: An exported model.
-        data: Folder, or URL of one, with the files that the feature file names; or the event log.
-        out: Folder to make, or to go on with.
-        sources: Paths by source, in place of those of the feature file.
-        settings: What else decides the output.
-        share: Which of how many jobs this is: it scores parts i, i + n, i + 2n, ...
-        num_workers: Processes of this job.
-        rejects: Whether rows that cannot be scored are written apart, or an error.
-    """
-
-    bundle: Path
-    data: str
-    out: Path
-    sources: Mapping[str, str] = field(default_factory=dict)
-    settings: Settings = field(default_factory=Settings)
-    share: tuple[int, int] = (0, 1)
-    num_workers: int = 1
-    rejects: bool = False
 
 
 def score(job: Job) -> dict[str, Any] | None:
@@ -91,46 +53,6 @@ def score(job: Job) -> dict[str, Any] | None:
         raise
 
 
-def plan_of(job: Job, schema: FeatureSchema) -> Plan:
-    """Find the input and cut it into parts.
-
-    Raises:
-        DataError: a source is not there, or a file cannot be read.
-    """
-    sources = find_sources(schema.feature_set, job.data, given=job.sources)
-    return Plan(bundle_id(job.bundle), job.settings, sources)
-
-
-def open_parts(
-    job: Job, reader: EventReader, output: OutputFolder, *, num_threads: int
-) -> EventParts | UserParts:
-    """What scores single parts; the histories must have been built.
-
-    Args:
-        job: What to score.
-        reader: Of the log.
-        output: Has the histories.
-        num_threads: Batches that are scored at once.
-    """
-    scorer = Scorer(job.bundle, precision=job.settings.precision)
-    histories = None
-    if reads_histories(reader.schema.feature_set):
-        histories = LogHistories(output.work / HISTORIES)
-    if scorer.manifest.task == "sequence":
-        assert histories is not None, "a sequence bundle has a sequence"
-        return UserParts(
-            scorer, histories=histories, settings=job.settings, num_threads=num_threads
-        )
-    return EventParts(
-        scorer,
-        reader,
-        histories=histories,
-        settings=job.settings,
-        reject=job.rejects,
-        num_threads=num_threads,
-    )
-
-
 def _score_missing(
     job: Job, reader: EventReader, output: OutputFolder, manifest: BundleManifest
 ) -> dict[str, Any] | None:
@@ -149,14 +71,12 @@ def _score_missing(
     missing = output.missing(range(num_parts)[job.share[0] :: job.share[1]])
     if missing:
         noun = "users" if is_sequence else "rows"
-        if job.settings.precision == "bf16" and not torch.cpu._is_avx512_bf16_supported():
-            print(
-                "--precision: bf16 is slow here, as this processor has no such operations; "
-                "leave it out",
-                file=sys.stderr,
-            )
+        if job.settings.precision == "bf16":
+            _warn_of_slow_bf16()
         progress = Progress(sum(sizes[part] for part in missing), len(missing), noun=noun)
         if job.num_workers == 1:
+            from recsys.scoring.parts import open_parts  # torch, which workers load themselves
+
             parts = open_parts(job, reader, output, num_threads=threads_of_each(1))
             for part in missing:
                 output.write(part, parts.score(part))
@@ -212,53 +132,12 @@ def _rows_of_parts(plan: Plan) -> list[int]:
     return [sum(piece.num_rows for piece in pieces) for pieces in plan.parts]
 
 
-def check_job(job: Job, manifest: BundleManifest, schema: FeatureSchema) -> None:
-    """Check what can be checked without data.
+def _warn_of_slow_bf16() -> None:
+    import torch
 
-    Raises:
-        RunConfigError: an argument is wrong, or the bundle ranks items that have no names.
-    """
-    if manifest.task == "sequence":
-        check_item_names(schema)
-    settings, names = job.settings, job.settings.key_columns
-    mistakes = [
-        f"{option}: is no number of {what}, got {value}; allowed 1 and more"
-        for option, what, value in (
-            ("-k", "items", settings.places),
-            ("--part-rows", "rows", min(settings.rows_per_part, settings.users_per_part)),
-            ("--workers", "processes", job.num_workers),
+    if not torch.cpu._is_avx512_bf16_supported():
+        print(
+            "--precision: bf16 is slow here, as this processor has no such operations; leave it "
+            "out",
+            file=sys.stderr,
         )
-        if value < 1
-    ]
-    if manifest.task == "ranking" and settings.places != Settings.places:
-        mistakes.append(
-            f"-k: a ranking bundle scores each event, got {settings.places}; leave it out"
-        )
-    if manifest.task == "sequence" and names:
-        mistakes.append(
-            f"--columns: a sequence bundle gives users and items, "
-            f"got {', '.join(names)}; leave it out"
-        )
-    mistakes += [
-        f"--columns: is named twice, got {name!r}; name it once"
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    ]
-    mistakes += [
-        f"--columns: is the name of a score, got 'score_{label}'; rename the column in the data"
-        for label in manifest.labels
-        if f"score_{label}" in names
-    ]
-    mistakes += [
-        f"--columns: no column's name begins with '{RESERVED_PREFIX}', got {name!r}; leave it out"
-        for name in names
-        if name.startswith(RESERVED_PREFIX)
-    ]
-    if mistakes:
-        raise RunConfigError(mistakes)
-
-
-def share_of_environment() -> tuple[int, int] | None:
-    """The share of a process that torchrun started."""
-    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    return None if rank is None or world_size is None else (int(rank), int(world_size))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys.bundle import MODEL, SEARCH, read_bundle
 from recsys.bundle_tables import BundleTables
-from recsys.data.sequences import ItemSequence
+from recsys.data.item_sequence import ItemSequence
 from recsys.nn.cutting import to_own_histories
 from recsys.nn.events import Events
 from recsys.nn.history_columns import HistoryColumns

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from features.errors import DataError
+from recsys.data.item_sequence import ItemSequence
 from recsys.data.scoring import user_batches
-from recsys.data.sequences import ItemSequence
 from recsys.data.store import EncodedStore
 from recsys.nearest.exact import Best, Seen
 from recsys.scoring.scorer import Scorer

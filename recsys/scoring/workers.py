@@ -12,13 +12,10 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING
 
 from features.errors import OutputError, RecsysError
+from recsys.scoring.job import Job
 from recsys.scoring.plan import Plan
-
-if TYPE_CHECKING:
-    from recsys.scoring.run import Job
 
 _MAX_DEATHS = 2
 
@@ -141,8 +138,8 @@ def _serve(connection: Connection, job: Job, plan: Plan) -> None:
     """Score parts until the pipe ends, as it does when the parent dies."""
     from recsys.bundle import read_bundle
     from recsys.scoring.output import OutputFolder
+    from recsys.scoring.parts import open_parts
     from recsys.scoring.reading import EventReader
-    from recsys.scoring.run import open_parts
 
     logging.getLogger("torch.fx").setLevel(logging.ERROR)  # as the command does
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from features.errors import FeatureConfigError, RunConfigError
 from features.schema import FeatureSchema
-from recsys.bundle_items import BundleItems, item_names, items_of_bundle
-from recsys.data.sequences import ItemSequence
+from recsys.bundle_items import BundleItems, items_of_bundle
+from recsys.data.item_sequence import ItemSequence
+from recsys.item_names import item_names
 from recsys.losses import FullSoftmax, SampledLoss
 from recsys.metrics import CatalogueMetrics, rank_targets, remove_seen, top_k
 from recsys.nn.catalogue import catalogue_scores

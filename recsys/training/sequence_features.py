@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from features.errors import FeatureConfigError, RunConfigError
-from recsys.data.sequences import ItemSequence
+from recsys.data.item_sequence import ItemSequence
 from recsys.tables.logical import OUTPUT
 from recsys.types import FieldLayout
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from features import columns
 from features.errors import DataError, FeatureConfigError, RunConfigError
 from features.spec import Sequence
+from recsys.data.item_sequence import ItemSequence
 from recsys.data.layout import position_column
 from recsys.data.module import RecsysData, expand_path
-from recsys.data.sequences import ItemSequence, training_source
+from recsys.data.sequences import training_source
 
 FEATURES = """
 sources: {events: events.parquet}

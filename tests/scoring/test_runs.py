@@ -3,9 +3,12 @@
 import errno
 import json
 import os
+import pickle
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from multiprocessing import get_context
@@ -19,9 +22,10 @@ from features.errors import DataError, OutputError, RunConfigError
 from features.load import parse_feature_set
 from recsys.bundle import read_bundle
 from recsys.scoring import run, whole, workers
+from recsys.scoring.job import Job
 from recsys.scoring.parts import EventParts
 from recsys.scoring.plan import Settings
-from recsys.scoring.run import Job, score
+from recsys.scoring.run import score
 
 KINDS = ("plain", "histories", "sequence")
 
@@ -83,7 +87,7 @@ def test_parts_are_those_of_one_run_over_all(whole_run, tmp_path):
 def kill_at_random_moments(job, *, kills, seed):
     """Begin the job again and again, kill it, and let it end at last."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["recsys.scoring.run"])
+    context.set_forkserver_preload(["recsys.scoring.run", "recsys.scoring.parts"])
     warm_up = context.Process(target=score, args=(replace(job, out=job.out / "../warm_up"),))
     warm_up.start()
     warm_up.join()
@@ -186,6 +190,24 @@ def test_workers_make_the_same_output_and_one_that_dies_is_replaced(whole_run, t
         patch.setattr(workers, "_start", start_and_kill_the_first)
         assert score(job) is not None
     assert len(begun) == 2
+    assert content(job.out) == files
+
+
+@each_kind
+def test_workers_load_torch_and_their_parent_does_not(whole_run, tmp_path):
+    job, files = whole_run
+    job = replace(job, out=tmp_path / "workers", num_workers=2)
+    (tmp_path / "job").write_bytes(pickle.dumps(job))
+    code = (
+        "import pathlib, pickle, sys\n"
+        "from recsys.scoring.run import score\n"
+        "score(pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()))\n"
+        "assert not {'torch', 'torchrec', 'lightning'} & set(sys.modules), 'heavy'"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "job"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
     assert content(job.out) == files
 
 

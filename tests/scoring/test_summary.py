@@ -11,8 +11,9 @@ import pytest
 from features.errors import SchemaMismatchError
 from recsys.bundle import BundleManifest, read_bundle
 from recsys.scoring.counts import EDGES, Counts, FeatureCounts, added_up, count_scores
+from recsys.scoring.job import Job
 from recsys.scoring.plan import Settings
-from recsys.scoring.run import Job, score
+from recsys.scoring.run import score
 from recsys.scoring.summary import shown, stability, summarize
 
 

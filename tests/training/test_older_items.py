@@ -16,8 +16,9 @@ from upgrades import bundle_of, edit_manifest
 
 from features.errors import RunConfigError
 from models import SASRec
-from recsys.bundle_items import BundleItems, item_names, items_of_bundle
+from recsys.bundle_items import BundleItems, items_of_bundle
 from recsys.checkpoint import read_manifest
+from recsys.item_names import item_names
 from recsys.losses import FullSoftmax, SampledSoftmax
 from recsys.scoring.scorer import Scorer
 from recsys.tables.config import TablesConfig
