@@ -55,8 +55,16 @@ def test_cuts_lie_between_row_groups_that_fit():
         [(1, 0, 10)],
         [(1, 10, 10)],
         [(1, 20, 10)],
-        [(2, 0, 4)],
+        [(2, 0, 3)],
+        [(2, 3, 1)],
     ]
+
+
+def test_the_last_eighth_lies_in_small_parts():
+    parts = cut([[330], [270]], rows_per_part=100)
+    sizes = [sum(piece.num_rows for piece in pieces) for pieces in parts]
+    assert sizes == [100, 100, 100, 30, 100, 100, 25, 25, 20]
+    assert [p.num_rows for [p] in cut([[100]], rows_per_part=100)] == [100]
 
 
 def reader_of(directory, *, size, keys=(), sources=None, features=FEATURES):
@@ -247,7 +255,7 @@ def test_plans_differ_by_bundle_settings_and_files(tmp_path):
         "of another bundle, got other; begun with bundle"
     ]
     assert differences({**written, "format": 1}, plan) == [
-        "of another version, got format 2; begun with 1"
+        "of another version, got format 3; begun with 1"
     ]
     _, smaller = reader_of(tmp_path, size=3)
     assert differences(written, smaller) == [
