@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from features.errors import CheckpointMismatchError, SchemaMismatchError
 from recsys.checkpoint import Manifest, read_schema
-from recsys.data.loader import BatchLoader
 from recsys.data.module import RecsysData
 from recsys.types import Batch
+
+_PLACES = 16
 
 
 def data_of_run(
@@ -53,12 +55,18 @@ def data_of_run(
     return data
 
 
-def spread_batches(loader: BatchLoader, *, max_examples: int) -> Iterator[Batch]:
-    """Batches of about so many rows, spread evenly over all.
+def spread_batches(data: RecsysData, split: str, *, max_examples: int) -> Iterator[Batch]:
+    """Batches of about so many rows, from places spread evenly over a split.
+
+    Files are often sorted, by user or by day: the first rows are not like the others.
 
     Args:
-        loader: In file order.
+        data: Has rows of the split.
+        split: `val` or `test`.
         max_examples: Rows that are wanted at most; the last batch may go beyond.
     """
-    step = -(-loader.num_rows // max_examples)
-    return islice(loader, None, None, step)
+    batch_size = min(data.eval_batch_size, -(-max_examples // _PLACES))
+    loader = data.evaluation_dataloader(split, batch_size=batch_size)
+    num_batches = min(len(loader), -(-max_examples // batch_size))
+    chosen = {*np.linspace(0, len(loader) - 1, num_batches).round().astype(int).tolist()}
+    return (batch for number, batch in enumerate(loader) if number in chosen)

@@ -177,7 +177,7 @@ class RecsysData(LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         """Batches of this rank, shuffled anew each epoch."""
-        loader = self._loader(*self._training(), training=True)
+        loader = self._loader(*self._training(), batch_size=self.batch_size, training=True)
         if not loader.num_rows:
             raise DataError(
                 f"{self.data_dir}: no training rows, got 0; allowed 1 and more; "
@@ -197,7 +197,7 @@ class RecsysData(LightningDataModule):
         if self.task == "ranking":
             files = self.store.example_files("train")
             source = ParquetSource(files, columns=[columns.ROW, columns.WEIGHT, *dense])
-        loader = self._loader(source, collate, training=True)
+        loader = self._loader(source, collate, batch_size=self.batch_size, training=True)
         with ThreadPoolExecutor(1) as executor:
             rows = loader.open_epoch(epoch, executor=executor).rows(batch)
         if self.task == "sequence":
@@ -207,11 +207,27 @@ class RecsysData(LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader:
         """Validation batches of this rank, in file order."""
-        return self._evaluation("val")
+        return self.evaluation_dataloader("val")
 
     def test_dataloader(self) -> BatchLoader:
         """Test batches of this rank, in file order."""
-        return self._evaluation("test")
+        return self.evaluation_dataloader("test")
+
+    def evaluation_dataloader(self, split: str, *, batch_size: int | None = None) -> BatchLoader:
+        """Batches of a split of this rank, in file order.
+
+        Args:
+            split: `val` or `test`.
+            batch_size: None: `eval_batch_size`.
+        """
+        if self.task == "sequence":
+            items = ItemSequence.of(self.feature_set)
+            source = evaluation_source(self.store, items, split=split)
+            collate: Collate = SequenceEvaluationCollate(self.store, items)
+        else:
+            source, collate = self._ranking(split)
+        size = batch_size or self.eval_batch_size
+        return self._loader(source, collate, batch_size=size, training=False)
 
     def item_counts(self) -> NDArray[np.int64]:
         """Training events of each item id; for sequence tasks."""
@@ -254,15 +270,6 @@ class RecsysData(LightningDataModule):
         source = training_source(self.store, items, window_step=self.window_step)
         return source, SequenceTrainingCollate(self.store, items)
 
-    def _evaluation(self, split: str) -> BatchLoader:
-        if self.task == "sequence":
-            items = ItemSequence.of(self.feature_set)
-            source = evaluation_source(self.store, items, split=split)
-            collate: Collate = SequenceEvaluationCollate(self.store, items)
-        else:
-            source, collate = self._ranking(split)
-        return self._loader(source, collate, training=False)
-
     def _ranking(self, split: str) -> tuple[ParquetSource, RankingCollate]:
         sequences = self.feature_set.of_kind(Sequence)
         histories = {s.name: self.store.histories_of(s) for s in sequences}
@@ -270,11 +277,13 @@ class RecsysData(LightningDataModule):
         files = self.store.example_files(split)
         return ParquetSource(files, columns=collate.columns), collate
 
-    def _loader(self, source: RowSource, collate: Collate, *, training: bool) -> BatchLoader:
+    def _loader(
+        self, source: RowSource, collate: Collate, *, batch_size: int, training: bool
+    ) -> BatchLoader:
         return BatchLoader(
             source,
             collate=collate,
-            batch_size=self.batch_size if training else self.eval_batch_size,
+            batch_size=batch_size,
             training=training,
             seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,

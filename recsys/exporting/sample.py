@@ -58,8 +58,7 @@ def sample_of_run(
             f"{data.data_dir}: has no row to compare the bundle on, got no validation and no test "
             f"rows; give the split some and train anew, {_UNCHECKED}"
         )
-    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
-    return Sample(split, tuple(spread_batches(loader, max_examples=_MAX_ROWS[data.task])))
+    return Sample(split, tuple(spread_batches(data, split, max_examples=_MAX_ROWS[data.task])))
 
 
 def unseen_shares(schema: FeatureSchema, batches: Iterable[Batch]) -> dict[str, float]:

@@ -63,7 +63,7 @@ def validation_sample(
     """
     data = data_of_run(checkpoint, manifest)
     data.require_examples("val")
-    batches = spread_batches(data.val_dataloader(), max_examples=max_examples)
+    batches = spread_batches(data, "val", max_examples=max_examples)
     with torch.no_grad():
         rows = [_read(task, batch) for batch in batches]
     sample = _joined(rows, max_examples=max_examples)

@@ -65,9 +65,8 @@ def measure_searches(
         DataError: the split is empty.
     """
     run.data.require_examples(split)
-    loader = run.data.val_dataloader() if split == "val" else run.data.test_dataloader()
     found: dict[str, list[Floats]] = {name: [] for name in truths}
-    for shared in spread_batches(loader, max_examples=max_examples):
+    for shared in spread_batches(run.data, split, max_examples=max_examples):
         batch = to_own_histories(shared)
         searches = searches_of(run, batch, category=category)
         orders = (
