@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.transformer import Positions, SequenceTransformer
+from models.transformer import Positions, SequenceTransformer, item_width
 from recsys.losses import SampledSoftmax
 from recsys.types import FieldLayout
 
@@ -53,7 +53,7 @@ class ESASRec(SequenceTransformer):
             num_blocks=num_blocks,
             num_heads=num_heads,
             head_width=head_width,
-            hidden_width=hidden_width or 4 * max(layout.sequences.values(), default=1),
+            hidden_width=4 * item_width(layout) if hidden_width is None else hidden_width,
             dropout=dropout,
             attention_dropout=attention_dropout,
             scale_items=scale_items,

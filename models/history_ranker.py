@@ -52,14 +52,14 @@ class HistoryRanker(SearchingRanker):
 
     Args:
         layout: Widths of the inputs and names of the labels.
-        attention: How the target scores an event.
+        attention: How the target scores an event; `hash_collisions` and `uniform` learn nothing.
         search: Which events it looks at: those of the highest `scores`, those with the `same_value`
             in the last column of the sequence, those with the nearest `sign_codes`, or all.
         top_k: Events that search keeps.
         target_aware: Whether the head also reads the product of target and history.
         auxiliary: Whether a second head, over the whole history, helps in training; attention
             otherwise learns from the kept events alone.
-        ages: Whether events know how many events ago they were.
+        ages: Whether events know how many events ago they were; attention that learns does, too.
         age_width: Width of the vectors of ages; null for that of the sequence's first column.
         projections: Whether target and events pass a linear layer each, for attention and for
             representation.
@@ -98,15 +98,32 @@ class HistoryRanker(SearchingRanker):
             .at_least("top_k", top_k, 1)
             .at_least("age_width", age_width, 1)
             .at_least("num_bits", num_bits, 1)
+            .holds(
+                (attention, search) != ("uniform", "scores"),
+                "search: scores that are all the same rank no event, got scores with attention "
+                "uniform; allowed same_value, sign_codes, none",
+            )
+            .holds(
+                ages or age_width is None,
+                f"age_width: events know no ages here, got {age_width}; set ages: true, or leave "
+                f"it out",
+            )
+            .holds(
+                not (projections and search == "same_value"),
+                "projections: what two layers made of one value is never equal, got true with "
+                "search same_value; set projections: false, or another search",
+            )
             .widths("mlp", mlp, min_layers=1)
             .done()
         )
         self.columns = HistoryColumns.of(layout, where=type(self).__name__)
+        self.equal_columns = self.columns.names[-1:] if search == "same_value" else ()
         self.max_length = layout.max_lengths[self.columns.events("attention")[0]]
         self.target_aware = target_aware
         self._add_ages(age_width if ages else 0)
         self._add_projections(is_wanted=projections)
         self.attention = self._attention(attention)
+        self._check_roles(attention)
         self.search = self._search(search, num_bits=num_bits)
         self.top_k = top_k
         width = self._width("representation")
@@ -189,7 +206,8 @@ class HistoryRanker(SearchingRanker):
         target_BD = self.target(embedded, "attention")
         keys_LD = self.packed(embedded, "attention")
         scores_BW = self.attention(target_BD, keys_LD, events)
-        if (ages_AD := self._ages("attention")) is not None:  # the target's own age is 0
+        ages_AD = self._ages("attention") if self.attention.learns else None
+        if ages_AD is not None:  # the target's own age is 0
             scores_BW = scores_BW + events.of_ages(self._of_ages(ages_AD))
         return _History(events, scores_BW, target_BD, keys_LD)
 
@@ -220,6 +238,14 @@ class HistoryRanker(SearchingRanker):
         if self.target_aware:
             inputs.append(target_BD * history_BD)
         return head(torch.cat(inputs, dim=1))
+
+    def _check_roles(self, attention: Attention) -> None:
+        SettingsCheck(type(self).__name__).holds(
+            self.attention.learns or not self.columns.is_decoupled,
+            f"attention: has no gradient, so that nothing would train the attention vectors of "
+            f"decoupled tables, got {attention}; allowed scaled_dot, activation_unit; or take "
+            f"tables of another scheme",
+        ).done()
 
     def _add_ages(self, width: int | None) -> None:
         """Vectors of the ages 0 (the target) ... max_length, for each role that has tables."""

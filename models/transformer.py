@@ -116,13 +116,13 @@ class SequenceTransformer(SequenceEncoder):
             .dropout("attention_dropout", attention_dropout)
             .done()
         )
-        item, *sides = layout.sequences
-        width = layout.sequences[item]
+        sides = [*layout.sequences][1:]
+        width = item_width(layout)
         shape = BlockShape(
             width=width,
             num_heads=num_heads,
             head_width=head_width or width // num_heads,
-            hidden_width=hidden_width or width,
+            hidden_width=width if hidden_width is None else hidden_width,
             dropout=dropout,
             attention_dropout=attention_dropout,
             causal=objective == "next",
@@ -184,3 +184,8 @@ class SequenceTransformer(SequenceEncoder):
     def head(self, hidden_MD: Tensor) -> Tensor:
         """The hidden vector, or LN(GELU(W h + b))."""
         return hidden_MD if self.projection is None else self.projection(hidden_MD)
+
+
+def item_width(layout: FieldLayout) -> int:
+    """Width of items, which are the first column of the sequence; 1 where there is none."""
+    return next(iter(layout.sequences.values()), 1)

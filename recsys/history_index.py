@@ -99,16 +99,18 @@ class HistoryIndex:
             k: Events to keep. None: `top_k`.
 
         Raises:
-            SchemaMismatchError: an id that no vector belongs to, or a history too long.
+            SchemaMismatchError: an id that no vector belongs to, a history too long, or lengths
+                that do not fit events or targets.
         """
-        self._check(targets, events, lengths_B)
+        k = self.top_k if k is None else k
+        self._check(targets, events, lengths_B, k=k)
         max_length = len(self.age_scores_A) - 1
         of_all = Events.all_of(lengths_B, max_length=max_length)
         target_BD = torch.cat([v.take(targets[name]) for name, v in self.targets.items()], dim=1)
         packed_LD = torch.cat([v.take(events[name]) for name, v in self.events.items()], dim=1)
         scores_BW = of_all.dot(packed_LD, target_BD) / sqrt(target_BD.shape[1])
         scores_BW = scores_BW + of_all.of_ages(self.age_scores_A)
-        return of_all.best(scores_BW, k=k or self.top_k)[0]
+        return of_all.best(scores_BW, k=k)[0]
 
     def to_int8(self) -> HistoryIndex:
         """The same in a fourth of the memory, and a scale per row."""
@@ -179,9 +181,19 @@ class HistoryIndex:
         return index, load_schema(directory / SCHEMA)
 
     def _check(
-        self, targets: Mapping[str, Tensor], events: Mapping[str, Tensor], lengths_B: Tensor
+        self,
+        targets: Mapping[str, Tensor],
+        events: Mapping[str, Tensor],
+        lengths_B: Tensor,
+        *,
+        k: int,
     ) -> None:
         mistakes = []
+        if k < 1:
+            mistakes.append(f"k: is no number of events, got {k}; allowed 1 and more")
+        least = int(lengths_B.min()) if len(lengths_B) else 0
+        if least < 0:
+            mistakes.append(f"lengths_B: has negative ones, got {least}; allowed 0 and more")
         longest, most = int(lengths_B.max()) if len(lengths_B) else 0, len(self.age_scores_A) - 1
         if longest > most:
             mistakes.append(
@@ -190,6 +202,15 @@ class HistoryIndex:
             )
         for name, vectors in self.events.items():
             num_ids = len(vectors.values_VD)
+            for what, ids, wanted in (
+                ("events", events[name], int(lengths_B.sum())),
+                ("targets", targets[name], len(lengths_B)),
+            ):
+                if len(ids) != wanted:  # a kernel that trusts them would read what is not there
+                    mistakes.append(
+                        f"features.{name}: {what} do not fit the histories, got {len(ids)} ids; "
+                        f"the lengths of {len(lengths_B)} histories ask for {wanted}"
+                    )
             for ids in (targets[name], events[name]):
                 if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < num_ids:
                     wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())

@@ -103,6 +103,28 @@ def test_mistakes(trained, tmp_path, capsys):
     assert [m.partition(":")[0] for m in caught.value.mistakes] == ["seen", *["features.item"] * 2]
 
 
+def ids(*values):
+    return {"item": torch.tensor(values)}
+
+
+@pytest.mark.parametrize(
+    ("targets", "lengths", "k", "says"),
+    [
+        ([1, 2], [3, 5], 1, "events do not fit the histories, got 5 ids; the lengths of 2 .* 8"),
+        ([1, 2], [3, 1], 1, "events do not fit"),
+        ([1], [3, 2], 1, "targets do not fit the histories, got 1 ids; .* ask for 2"),
+        ([1, 2, 3], [3, 2], 1, "targets do not fit"),
+        ([1, 2], [6, -1], 1, "lengths_B: has negative ones, got -1"),
+        ([1, 2], [3, 2], 0, "k: is no number of events, got 0; allowed 1 and more"),
+    ],
+)
+def test_ids_that_do_not_fit_the_histories(targets, lengths, k, says):
+    index = HistoryIndex("seen", *[{"item": Vectors(torch.zeros(4, 2))}] * 2, torch.zeros(9), 1)
+    events, lengths_B = ids(0, 1, 2, 3, 0), torch.tensor(lengths)
+    with pytest.raises(SchemaMismatchError, match=says):
+        index.search(ids(*targets), events, lengths_B, k=k)
+
+
 NUMBERS = st.floats(-10, 10, width=32)
 
 

@@ -22,7 +22,7 @@ MAX_LENGTH, NUM_IDS = 9, 50
 SEARCHES = [
     {},
     {"attention": "activation_unit"},
-    {"attention": "uniform", "search": "same_value"},
+    {"attention": "activation_unit", "search": "same_value"},
     {"search": "sign_codes", "num_bits": 4},
     {"projections": True, "age_width": 3},
     {"ages": False, "auxiliary": False},

@@ -113,7 +113,7 @@ class Events:
         """
         scores_BW = scores_BW.masked_fill(~self.is_event_BK, -torch.inf)
         found_BK = scores_BW.topk(min(k, scores_BW.shape[1]), dim=1)
-        place_BK, is_event_BK = found_BK.indices, found_BK.values > -torch.inf
+        place_BK, is_event_BK = found_BK.indices, found_BK.values != -torch.inf  # NaN is an event
         age_BK = place_BK + 1 if self.age_BK is None else self.age_BK.gather(1, place_BK)
         return Events(self.token_BK.gather(1, place_BK), is_event_BK, age_BK), place_BK
 

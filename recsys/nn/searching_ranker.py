@@ -21,10 +21,12 @@ class SearchingRanker(Ranker):
 
     Attributes:
         columns: What it reads; search reads what is of attention.
+        equal_columns: Features by whose equal vectors search finds events of the target's value.
     """
 
     reads_histories: ClassVar[bool] = True
     columns: HistoryColumns
+    equal_columns: tuple[str, ...] = ()
 
     @property
     @abstractmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import sqrt
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,13 @@ from recsys.nn.segments import Segment, label_linear, reads
 
 
 class TargetAttention(nn.Module, ABC):
-    """Scores events by a target, and turns scores into shares."""
+    """Scores events by a target, and turns scores into shares.
+
+    Attributes:
+        learns: Whether scores have a gradient; what age adds to them is learned, too.
+    """
+
+    learns: ClassVar[bool] = True
 
     @abstractmethod
     def forward(self, target_BD: Tensor, packed_LD: Tensor, events: Events) -> Tensor:
@@ -97,6 +104,8 @@ class HashCollisions(TargetAttention):
     Differs from the paper: shares of all hashes add up to 1, where it normalises the sum of each.
     """
 
+    learns: ClassVar[bool] = False
+
     def __init__(self, width: int, *, num_hashes: int = 48, bits: int = 3, seed: int = 0) -> None:
         super().__init__()
         self.codes = SignCodes(width, num_bits=num_hashes * bits, seed=seed)
@@ -115,6 +124,8 @@ class HashCollisions(TargetAttention):
 
 class Uniform(TargetAttention):
     """All events weigh the same."""
+
+    learns: ClassVar[bool] = False
 
     def forward(self, target_BD: Tensor, packed_LD: Tensor, events: Events) -> Tensor:
         """Give zeros (B, K)."""

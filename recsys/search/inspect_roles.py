@@ -50,6 +50,14 @@ def probe_roles(runs: Sequence[HistoryRun], *, batches: int, steps: int | None) 
     for name, number in (("--batches", batches), ("--train", steps)):
         if number is not None and number < 1:
             raise RunConfigError(f"{name}: is too small, got {number}; allowed 1 and more")
+    mistakes = [
+        f"{run.name}: has no column of a history with one value of an event, got "
+        f"{', '.join(run.ranker.columns.names)}; gradients of ids cannot be told apart"
+        for run in runs
+        if all(run.data.schema.is_multi_valued(name) for name in run.ranker.columns.names)
+    ]
+    if mistakes:
+        raise RunConfigError(mistakes)
     if steps is None:
         return [probe_trained(run, num_batches=batches) for run in runs]
     return [probe for run in runs for probe in probe_training(run, num_steps=steps)]

@@ -10,6 +10,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from features.errors import FeatureConfigError
+from features.table_spec import DecoupledTable
 from recsys.losses import binary_cross_entropy
 from recsys.metrics import RankingMetrics
 from recsys.nn.searching_ranker import SearchingRanker
@@ -73,6 +74,7 @@ class RankingTask(Task):
                 f"unpooled {', '.join(layout.sequences)}; set `pooling: mean` or `sum` on the "
                 f"sequence, or take a model that reads histories, such as DARE"
             )
+        self._check_equal_values()
         self.metrics = torch.nn.ModuleDict(
             {
                 f"{split}_{label}": RankingMetrics()
@@ -154,6 +156,20 @@ class RankingTask(Task):
             values |= {f"{name}/{label}": value for name, value in metrics.compute().items()}
             metrics.reset()
         return values
+
+    def _check_equal_values(self) -> None:
+        """Refuse a search for equal vectors of tables that have one for targets, one for events."""
+        if not isinstance(self.ranker, SearchingRanker):
+            return
+        tables = self.schema.feature_set.resolved_tables()
+        for name in self.ranker.equal_columns:
+            of = self.schema.feature_set.table_of(name)
+            table = tables[of]
+            if isinstance(table, DecoupledTable) and table.separate_target:
+                raise FeatureConfigError(
+                    f"tables.{of}.separate_target: no event would have the vector of its target, "
+                    f"got true with search same_value; set it to false, or take another search"
+                )
 
     def _metrics(self, split: str, label: str) -> RankingMetrics:
         metrics = self.metrics[f"{split}_{label}"]

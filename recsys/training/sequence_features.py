@@ -9,7 +9,7 @@ from recsys.types import FieldLayout
 
 
 def check_features(items: ItemSequence, layout: FieldLayout, *, shuffle_ties: bool) -> None:
-    """Refuse features that no part of the model would read, and ties that nobody knows of.
+    """Refuse what no part of the model would read, and ties that nobody knows of.
 
     Args:
         items: What is predicted.
@@ -26,17 +26,31 @@ def check_features(items: ItemSequence, layout: FieldLayout, *, shuffle_ties: bo
     ]
     if layout.num_dense:
         unread.append("dense features")
+    leave_out = "leave events out by sources.events.where"
+    mistakes = []
+    if layout.labels:
+        mistakes.append(
+            f"label: a sequence task predicts every event, whatever its label, got "
+            f"{', '.join(layout.labels)}; {leave_out}, and drop the label"
+        )
+    if items.feature.where:
+        mistakes.append(
+            f"features.{items.feature.name}.where: a sequence task predicts every event of a "
+            f"user, got {items.feature.where!r}; {leave_out}"
+        )
     if unread or others:
-        raise FeatureConfigError(
+        mistakes.append(
             f"features: a sequence task reads the columns of {items.feature.name!r} alone, got "
             f"also {', '.join([*unread, *others])}; name them in its `of`, or drop them from the "
             f"feature file"
         )
     if shuffle_ties and items.time_key is None:
-        raise FeatureConfigError(
+        mistakes.append(
             f"features.{items.feature.name}: ties can be shuffled only where times are known, "
             f"got no `times`; add `times: COLUMN` to the sequence, or drop model.shuffle_ties"
         )
+    if mistakes:
+        raise FeatureConfigError(mistakes)
 
 
 def check_prefix_widths(prefix_widths: tuple[int, ...], *, width: int) -> None:

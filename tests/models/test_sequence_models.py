@@ -374,3 +374,16 @@ def test_learns_what_follows(name):
         read = model.mask(read, torch.arange(5) == 4)
     logits_V = catalogue_scores(model.eval(), model(read)[-1:], table_VD)[0]
     assert logits_V[1:].argmax() + 1 == 1
+
+
+@pytest.mark.parametrize("name", ["ESASRec", "BERT4Rec"])
+def test_layers_are_four_times_as_wide_as_items_whatever_is_beside_them(name):
+    wide = replace(LAYOUT, sequences={ITEM: 8, SIDE: 32})
+    alone = replace(LAYOUT, sequences={ITEM: 8})
+    shapes = [
+        {key: value.shape for key, value in MODELS[name](layout).blocks.state_dict().items()}
+        for layout in (wide, alone)
+    ]
+    assert shapes[0] == shapes[1]
+    with pytest.raises(RunConfigError, match="hidden_width: is too small, got 0"):
+        MODELS[name](LAYOUT, hidden_width=0)

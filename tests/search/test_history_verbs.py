@@ -2,17 +2,20 @@
 
 import json
 from math import log2
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import torch
 from commands import experiment, recsys_command, train_command
 
+from features.errors import RunConfigError
 from recsys.data.simulated_attraction import HistoriesConfig
 from recsys.data.simulated_histories import simulate_histories
 from recsys.nn.cutting import to_own_histories
 from recsys.search import role_probe
 from recsys.search.history_run import HistoryRun
+from recsys.search.inspect_roles import probe_roles
 from recsys.search.search_quality import default_edges
 from recsys.trained import untrained_task
 from recsys.training import task
@@ -259,6 +262,16 @@ def test_mistakes_end_with_code_2(trained, tmp_path, capsys, verb, runs, argumen
     assert recsys_command(verb, *paths, *out) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_histories_of_lists_have_no_gradients_by_id():
+    run = SimpleNamespace(
+        name="run",
+        ranker=SimpleNamespace(columns=SimpleNamespace(names=("tags",))),
+        data=SimpleNamespace(schema=SimpleNamespace(is_multi_valued=lambda name: True)),
+    )
+    with pytest.raises(RunConfigError, match=r"run: has no column .* one value .*, got tags; "):
+        probe_roles([run], batches=1, steps=None)
 
 
 @pytest.mark.parametrize("verb", ["search-quality", "inspect-roles"])

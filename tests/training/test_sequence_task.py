@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from migration.made import schema
 from training.runs import data_module, write_inputs
 
-from features.errors import RunConfigError
-from models import HSTU, BERT4Rec, ESASRec, GSASRec, SASRec
+from features.errors import FeatureConfigError, RunConfigError
+from models import HSTU, BERT4Rec, ESASRec, GSASRec, HistoryRanker, SASRec
 from recsys.losses import BinaryCrossEntropy, FullSoftmax, GeneralizedBCE, SampledSoftmax
 from recsys.nn.event_ids import EventIds
 from recsys.nn.tokens import Tokens
@@ -20,6 +21,7 @@ from recsys.tables import embedder
 from recsys.tables.config import TablesConfig
 from recsys.training import sequence
 from recsys.training.masks import token_chances
+from recsys.training.ranking import RankingTask
 from recsys.training.sequence import SequenceTask
 
 KS = (1, 4)
@@ -347,3 +349,30 @@ def test_widths_that_are_none(directory, widths):
     data = data_module(directory, "sequence", batch_size=16)
     with pytest.raises(RunConfigError, match=r"model\.prefix_widths: must be different widths"):
         built_task(data, prefix_widths=widths)
+
+
+HISTORY = """
+entity: {user: user, item: item, time: day}
+tables:
+  kinds: {scheme: decoupled, separate_target: true}
+features:
+  - {name: item, kind: categorical}
+  - {name: kind, kind: categorical, table: kinds}
+  - {name: past, kind: sequence, of: [item, kind], max_length: 10, where: "click = 1"}
+"""
+
+
+def test_events_that_are_predicted_cannot_be_left_out_by_the_sequence():
+    full = HISTORY.replace("decoupled, separate_target: true", "full")
+    with pytest.raises(FeatureConfigError) as caught:
+        SequenceTask(encoder=SASRec).build(schema(full))
+    label, where = caught.value.mistakes
+    assert label.startswith("label: a sequence task predicts every event, whatever its label, got")
+    assert "got 'click = 1'; leave events out by sources.events.where" in where
+
+
+def test_no_event_has_the_row_of_its_target_where_targets_have_their_own():
+    task = RankingTask(ranker=partial(HistoryRanker, search="same_value"))
+    with pytest.raises(FeatureConfigError, match=r"tables.kinds.separate_target: no event would"):
+        task.build(schema(HISTORY))
+    task.build(schema(HISTORY.replace("of: [item, kind]", "of: [kind, item]")))
