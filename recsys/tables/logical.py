@@ -23,6 +23,7 @@ from features.table_spec import (
 
 Pooling = Literal["none", "sum", "mean"]
 
+OUTPUT_SUFFIX = "_output"
 OUTPUT = "@output"
 """Reader of the items' second table, where they are scored by vectors of their own; no feature's
 name has an @."""
@@ -151,7 +152,7 @@ def with_output(tables: tuple[LogicalTable, ...], *, of: str) -> tuple[LogicalTa
             f"trained in stages, got scheme {table.spec.scheme}; set model.item_output to tied"
         )
     position = sum(len(t.readers) for t in tables)
-    name = f"{table.name}_output"
+    name = table.name + OUTPUT_SUFFIX
     if name in {t.name for t in tables}:
         raise FeatureConfigError(
             f"tables.{name}: is the name of the table that items are scored by, got a feature or "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from recsys.training.owed_validation import is_last_step, owes_validation
 from recsys.training.run import RunConfig
 from recsys.training.stages import StopWhenFinished, needs_its_end
 from recsys.training.task import Task
+
+_log = logging.getLogger(__name__)
 
 
 class Throughput(Callback):
@@ -142,8 +145,11 @@ class LastCheckpoint(_Checkpoint):
 class Patience(EarlyStopping):
     """Stops after validations without a better result, of those that count.
 
-    A run that it had stopped, resumed, takes no further step.
+    A run that it had stopped, resumed, takes no further step. Validations without a defined result,
+    as AUC of one class, are not counted.
     """
+
+    _has_said_undefined = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop at once where patience is at an end."""
@@ -152,8 +158,20 @@ class Patience(EarlyStopping):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count."""
-        if _is_settled(pl_module):
+        result = trainer.callback_metrics.get(self.monitor)
+        if result is not None and result.isnan():
+            self._say_undefined(trainer)
+        elif _is_settled(pl_module):
             super().on_validation_end(trainer, pl_module)
+
+    def _say_undefined(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and not self._has_said_undefined:
+            _log.warning(
+                "%s: is undefined, as of labels of one class: no epoch is better than another, "
+                "and run.patience does not end the training",
+                self.monitor,
+            )
+        self._has_said_undefined = True
 
 
 class Results(Callback):

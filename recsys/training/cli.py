@@ -22,7 +22,7 @@ from features.plans import plan_files
 from recsys.checkpoint import find_checkpoint, read_manifest
 from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
-from recsys.training.continuing import continued_schema
+from recsys.training.continuing import check_checkpoint, continued_schema
 from recsys.training.experiment_file import (
     check_experiment_file,
     experiment_files,
@@ -34,6 +34,7 @@ from recsys.training.parser_errors import in_short, mistyped_options
 from recsys.training.resuming import resumed_checkpoint
 from recsys.training.run import (
     RunConfig,
+    check_outside,
     checkpoint_path,
     is_first_process,
     keep_earlier_run,
@@ -120,11 +121,20 @@ class RecsysCLI(LightningCLI):
         if verb == "fit" and self.run.start_from is not None:
             self.model.start_from = checkpoint_path(self.directory, self.run.start_from)
         if verb == "fit" and continued is not None and resumed is None:
-            self.model.check_schema(read_manifest(continued), where=str(continued))
+            check_checkpoint(self.model, continued)
             self.model.continue_from = continued
+        if verb == "fit" and resumed is None:
+            check_outside(
+                self.directory,
+                {
+                    "run.continue_from": continued,
+                    "run.start_from": self.model.start_from,
+                    "data.features": self.datamodule.features_file,
+                },
+            )
         given = self.config_init[verb]  # what Lightning runs the subcommand with
         if resumed is not None:
-            self.model.check_schema(read_manifest(resumed), where=str(resumed))
+            check_checkpoint(self.model, resumed)
             given["ckpt_path"] = str(resumed)
         if verb != "fit":
             given["verbose"] = False  # `after_test` prints the results

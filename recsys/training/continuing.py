@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from features.errors import SchemaMismatchError
+from features.fingerprint import fingerprint_ids
 from features.schema import FeatureSchema
 from features.spec import FeatureSet
-from recsys.checkpoint import read_schema
-from recsys.training.task import OptimizerFactory
+from recsys.checkpoint import read_manifest, read_schema
+from recsys.tables.logical import OUTPUT_SUFFIX
+from recsys.training.task import OptimizerFactory, Task
 
 
 def continued_schema(checkpoint: Path, feature_set: FeatureSet, *, file: Path) -> FeatureSchema:
@@ -39,6 +41,62 @@ def continued_schema(checkpoint: Path, feature_set: FeatureSet, *, file: Path) -
             f"then continue from RUN2"
         )
     return schema
+
+
+def tables_of_other_ids(
+    before: FeatureSchema, now: FeatureSchema, *, names: Iterable[str]
+) -> set[str]:
+    """Tables of which an id is another value than it was.
+
+    Args:
+        before: The schema that rows were learned under.
+        now: The present one.
+        names: Tables as they are stored: of a role, and of the output, each has its own.
+    """
+
+    def is_other(name: str) -> bool:
+        table = _in_file(name, now.feature_set)
+        return fingerprint_ids(before, table) != fingerprint_ids(now, table)
+
+    return {name for name in names if is_other(name)}
+
+
+def _in_file(name: str, feature_set: FeatureSet) -> str:
+    """The table of the feature file that a stored one is of."""
+    table = name.partition("@")[0]
+    return table if table in feature_set.resolved_tables() else table.removesuffix(OUTPUT_SUFFIX)
+
+
+def check_checkpoint(task: Task, directory: Path) -> None:
+    """Refuse a checkpoint that is not of this task's features, rows and labels.
+
+    Raises:
+        SchemaMismatchError: features are encoded otherwise, or features or labels stand elsewhere.
+        CheckpointMismatchError: tables are laid out in another way.
+    """
+    task.check_schema(read_manifest(directory), where=str(directory))
+    check_order(read_schema(directory).feature_set, task.schema.feature_set, where=str(directory))
+
+
+def check_order(before: FeatureSet, now: FeatureSet, *, where: str) -> None:
+    """Refuse features or labels at other places than those that layers were trained for.
+
+    Raises:
+        SchemaMismatchError: says which.
+    """
+    mistakes = []
+    for what, old, new in (
+        ("features", [f.name for f in before.features], [f.name for f in now.features]),
+        ("label", before.labels, now.labels),
+    ):
+        if list(old) != list(new):
+            mistakes.append(
+                f"{where}: was trained with {what} in another order or under other names, got "
+                f"{', '.join(new)}; allowed {', '.join(old)}; use the feature file of the "
+                f"checkpoint, or carry the run over with `python -m recsys migrate`"
+            )
+    if mistakes:
+        raise SchemaMismatchError(mistakes)
 
 
 def _differences(before: FeatureSet, now: FeatureSet) -> Iterator[str]:

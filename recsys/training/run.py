@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,6 +87,26 @@ def is_first_process() -> bool:
     if rank is not None:
         return int(rank) == 0
     return all(int(os.environ.get(name, "0")) == 0 for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
+def check_outside(directory: Path, needed: Mapping[str, Path | None]) -> None:
+    """Check that a new run does not read what lies in the folder that is moved out of its way.
+
+    Args:
+        directory: Of the new run.
+        needed: Files and folders that it reads, by option.
+
+    Raises:
+        RunConfigError: one lies in it.
+    """
+    mistakes = [
+        f"{option}: lies in the folder of this very run, which would be moved away, got {path}; "
+        f"give the new run a name, as in --run.name {directory.name}_2"
+        for option, path in needed.items()
+        if path is not None and path.resolve().is_relative_to(directory.resolve())
+    ]
+    if mistakes:
+        raise RunConfigError(mistakes)
 
 
 def keep_earlier_run(directory: Path) -> Path | None:

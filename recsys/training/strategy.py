@@ -27,6 +27,7 @@ from recsys.checkpoint import (
     load_fitting,
     load_tensors,
     read_manifest,
+    read_schema,
     read_tensors,
     read_trainer_state,
     recovered,
@@ -37,7 +38,7 @@ from recsys.data.epochs import EpochLoader
 from recsys.data.loader import BatchLoader
 from recsys.tables.plan import forget_cached_rows, shard
 from recsys.tables.stores import table_names
-from recsys.training.continuing import state_keys
+from recsys.training.continuing import check_checkpoint, state_keys, tables_of_other_ids
 from recsys.training.look_ahead import LookAhead
 from recsys.training.owed_validation import owes_validation, with_owed_validation
 from recsys.training.task import Task
@@ -206,7 +207,7 @@ class TorchRecStrategy(DDPStrategy):
         directory = Path(checkpoint_path)
         if self.task.trainer.state.fn == TrainerFn.FITTING:
             directory = recovered(directory)
-        self.task.check_schema(read_manifest(directory), where=str(directory))
+        check_checkpoint(self.task, directory)
         return {**read_trainer_state(directory), "directory": str(directory)}
 
     @override
@@ -229,7 +230,14 @@ class TorchRecStrategy(DDPStrategy):
     def _start_from(self, directory: Path) -> None:
         """Begin with the weights of a checkpoint; tables whose rows belong to other ids do not."""
         before, now = read_manifest(directory).row_meanings, self.task.embedder.row_meanings()
-        others = [name for name, meaning in now.items() if before.get(name) != meaning]
+        of_other_ids = tables_of_other_ids(read_schema(directory), self.task.schema, names=now)
+        others = [n for n, meaning in now.items() if before.get(n) != meaning or n in of_other_ids]
+        if others and self.task.trainer.is_global_zero:
+            _log.info(
+                "%s: rows of tables %s belong to other ids and begin anew",
+                directory,
+                ", ".join(others),
+            )
         apart = self.task.embedder.tensor_names(others)
         tensors = {
             name: tensor

@@ -18,6 +18,27 @@ def test_a_checkpoint_of_another_schema(inputs, place, refused):
     refused(train_command, *test, says=says)
 
 
+def test_a_checkpoint_of_features_in_another_order(inputs, place, refused):
+    checkpoint = inputs / "runs" / "done" / "checkpoints" / "best.ckpt"
+    user, item = (f"  - {{name: {name}, kind: categorical}}\n" for name in ("user_id", "item_id"))
+    edit_features(place, user + item, item + user)
+    says = r"best.ckpt: was trained with features in another order .*, got item_id, user_id, .*; "
+    refused(fit, place, "--ckpt_path", checkpoint, says=says + "allowed user_id, item_id, ")
+    refused(train_command, "test", "-c", place / "run.yaml", "--ckpt_path", checkpoint, says=says)
+
+
+def test_a_run_that_reads_its_own_folder(inputs, place, refused):
+    shutil.copytree(inputs / "runs" / "done", place / "runs" / "run")
+    own = place / "runs" / "run"
+    for option, path in (
+        ("run.continue_from", own),
+        ("run.start_from", "best"),
+        ("data.features", own / "features.yaml"),
+    ):
+        says = f"{option}: lies in the folder of this very run, .*; give .* --run.name run_2"
+        refused(fit, place, f"--{option}", path, says=says)
+
+
 def test_a_checkpoint_of_another_model(inputs, place, refused):
     checkpoint = inputs / "runs" / "done" / "checkpoints" / "best.ckpt"
     edit(place, **{f"{RANKER}.init_args.mlp": [9]})
