@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from commands import experiment, recsys_command, train_command
@@ -212,8 +213,9 @@ def test_a_sample_is_spread_over_the_rows(trained):
     task = load_task(checkpoint, manifest)
     whole = validation_sample(task, checkpoint, manifest, max_examples=10_000)
     part = validation_sample(task, checkpoint, manifest, max_examples=170)
-    # Of ten batches the first, the fifth and the ninth; the last of these is cut.
-    places = torch.cat([torch.arange(64) + 64 * number for number in (0, 4, 8)])[:170]
+    # Sixteen batches of eleven rows, from the first to the last; the last of these is cut.
+    firsts = 11 * np.linspace(0, (NUM_ROWS - 1) // 11, 16).round().astype(int)
+    places = torch.cat([torch.arange(first, min(first + 11, NUM_ROWS)) for first in firsts])[:170]
     assert (len(whole), len(part)) == (NUM_ROWS, len(places))
     torch.testing.assert_close(part.labels_E, whole.labels_E[places])
     for key, vectors in part.embedded.fields.items():
