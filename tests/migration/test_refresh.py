@@ -51,9 +51,9 @@ def run(tmp_path):
     return tmp_path, write_made(checkpoint, made)
 
 
-def refreshed(directory, *more):
-    arguments = ["refresh", directory / "run", "--data", directory / "now"]
-    return recsys_command(*arguments, "--out", directory / "new", *more)
+def refreshed(directory, *more, run="run", out="new"):
+    arguments = ["refresh", directory / run, "--data", directory / "now"]
+    return recsys_command(*arguments, "--out", directory / out, *more)
 
 
 @pytest.mark.parametrize("expire", [None, "5d"])
@@ -76,6 +76,21 @@ def test_values_come_and_go(run, capsys, expire):
         assert "item: 3 values left the vocabulary: 'b', 'c', 'd'" in printed
         dropped = pl.read_parquet(directory / "new" / "dropped.parquet")
         assert dropped["value"].to_list() == ["b", "c", "d"]
+
+
+def test_a_second_refresh_on_the_same_data_changes_nothing(run, capsys):
+    directory, _ = run
+    found = []
+    for before, after in (("run", "new"), ("new", "newer"), ("newer", "newest")):
+        assert refreshed(directory, "--expire", "5d", run=before, out=after) == 0
+        checkpoint = directory / after / "checkpoints" / "last.ckpt"
+        found.append((read_schema(checkpoint), read_tensors(checkpoint, MODEL)))
+    capsys.readouterr()
+    schemas, tensors = zip(*found, strict=True)
+    assert len({schema.fingerprint() for schema in schemas}) == 1
+    for name, tensor in tensors[0].items():
+        assert torch.equal(tensors[1][name], tensor), name
+        assert torch.equal(tensors[2][name], tensor), name
 
 
 def test_mistakes_leave_nothing(run, capsys):
