@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 
 import numpy as np
 import polars as pl
@@ -121,21 +123,18 @@ def _of_values(old: FeatureSchema, new: FeatureSchema, *, feature: str, was: str
 
 
 def _of_ranges(old: tuple[float, ...], new: tuple[float, ...]) -> IdSources:
-    """Ranges by what they cover of the old ones; the open ends are cut where both are."""
-    low, high = min(*old, *new), max(*old, *new)
-    entries = []
-    for number, (start, end) in enumerate(pairwise([low, *new, high])):
-        overlaps = [
-            min(end, last) - max(start, first) for first, last in pairwise([low, *old, high])
-        ]
-        if max(overlaps) <= 0:  # beyond all old boundaries: the open range there
-            entries.append((number, 0 if number == 0 else len(old), 1.0))
-        entries += [(number, place, size) for place, size in enumerate(overlaps) if size > 0]
-    new_S, old_S, weight_S = (np.array(column) for column in zip(*entries, strict=True))
-    return IdSources(
-        new_S.astype(np.int64),
-        old_S.astype(np.int64),
-        weight_S.astype(np.float32),
-        len(new) + 1,
-        len(old) + 1,
-    )
+    """Ranges by what they cover of the old ones.
+
+    All boundaries together cut the numbers into pieces, each within one old and one new range. The
+    open pieces at both ends count as much as the others do on average.
+    """
+    cuts = sorted({*old, *new})
+    mean = (cuts[-1] - cuts[0]) / (len(cuts) - 1) if len(cuts) > 1 else 1.0
+    sizes = [1.0, *((high - low) / mean for low, high in pairwise(cuts)), 1.0]
+    weights: dict[tuple[int, int], float] = {}
+    for start, size in zip([-inf, *cuts], sizes, strict=False):  # without a cut, one is all
+        pair = bisect_right(new, start), bisect_right(old, start)
+        weights[pair] = weights.get(pair, 0.0) + size
+    new_S, old_S = np.array(list(weights), dtype=np.int64).T
+    weight_S = np.array(list(weights.values()), dtype=np.float32)
+    return IdSources(new_S, old_S, weight_S, len(new) + 1, len(old) + 1)

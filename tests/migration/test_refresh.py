@@ -22,6 +22,7 @@ split: {kind: random, fractions: [1.0, 0.0, 0.0]}
 features:
   - {name: item, kind: categorical, dim: 8}
   - {name: price, kind: dense, standardize: true}
+  - {name: size, kind: bucketized, quantiles: 4, dim: 8}
 """
 DAY = int(timedelta(days=1).total_seconds())
 
@@ -34,6 +35,7 @@ def write_log(directory, items, *, start):
             "at": [start + DAY * number for number in range(count)],
             "item": items,
             "price": [float(number) for number in range(count)],
+            "size": [1.0] * count,  # no quantile cuts it
             "click": [number % 2 for number in range(count)],
         }
     ).write_parquet(directory / "events.parquet")
