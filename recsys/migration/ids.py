@@ -16,6 +16,7 @@ from features.checks import resolved_encoding
 from features.edits.meaning import other_meaning
 from features.schema import FeatureSchema
 from features.spec import Bucketized, HashEncoding, VocabEncoding
+from features.values import same_kind
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def id_sources(
 ) -> IdSources | None:
     """The old ids of a feature's ids; None where they mean other things, or the feature is new.
 
+    Values of another kind (text for numbers) are other things, whatever they look like.
+
     Args:
         old: The schema before.
         new: The schema now.
@@ -108,10 +111,18 @@ def id_sources(
     return IdSources(every_id, every_id, np.ones(len(every_id), dtype=np.float32), *sizes)
 
 
-def _of_values(old: FeatureSchema, new: FeatureSchema, *, feature: str, was: str) -> IdSources:
+def _of_values(
+    old: FeatureSchema, new: FeatureSchema, *, feature: str, was: str
+) -> IdSources | None:
     known, now = old.vocabulary_of(was), new.vocabulary_of(feature)
-    before = pl.DataFrame({"value": known.values, "count": known.counts}).with_row_index("old", 1)
-    after = pl.DataFrame({"value": now.values.cast(known.values.dtype)}).with_row_index("new", 1)
+    types = known.values.dtype, now.values.dtype
+    if not same_kind(*types):
+        return None
+    # No one type holds both numbers below 0 and those from 2**63 on.
+    dtype = types[0] if types[0] == types[1] else pl.String()
+    before = pl.DataFrame({"value": known.values.cast(dtype), "count": known.counts})
+    before = before.with_row_index("old", 1)
+    after = pl.DataFrame({"value": now.values.cast(dtype)}).with_row_index("new", 1)
     both = after.join(before, on="value", how="inner").sort("new")
     # The id 0 is everything unknown, before and after; what it was counted is not known.
     new_S = np.concatenate([[0], both["new"].to_numpy()]).astype(np.int64)

@@ -1,12 +1,45 @@
 """Which old id each new id is."""
 
+import polars as pl
 import pytest
 from migration.made import schema
 
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Vocabulary
 from recsys.migration.ids import id_sources
 
 NAMES = {"n": "n"}
+LARGE = 2**63 + 5
+
+
+def values(known, dtype):
+    """The schema of a feature with values of a type."""
+    feature_set = schema("features: [{name: n, kind: categorical}]").feature_set
+    counts = pl.Series(range(len(known), 0, -1), dtype=pl.Int64)
+    vocabulary = Vocabulary(pl.Series(known, dtype=dtype), counts)
+    return FeatureSchema(
+        feature_set=feature_set, vocabularies={"n": vocabulary}, boundaries={}, moments={}
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (([7, 3], pl.Int64), ([3, 5], pl.Int64), {0: 0, 1: 2}),
+        (([7, 3], pl.UInt64), ([-1, 3], pl.Int64), {0: 0, 2: 2}),
+        (([7, 3], pl.Int64), ([LARGE, 7], pl.UInt64), {0: 0, 2: 1}),
+        (([7, LARGE], pl.UInt64), ([LARGE, 7], pl.UInt64), {0: 0, 1: 2, 2: 1}),
+        ((["1", "0"], pl.String), ([1, 0], pl.Int64), None),
+        (([1, 0], pl.Int64), (["1", "0"], pl.String), None),
+        (([True, False], pl.Boolean), ([1, 0], pl.Int64), None),
+        (([True, False], pl.Boolean), ([False], pl.Boolean), {0: 0, 1: 2}),
+    ],
+)
+def test_values_are_found_again_among_those_of_their_kind(old, new, expected):
+    found = id_sources(values(*old), values(*new), feature="n", names=NAMES)
+    assert (found is None) == (expected is None)
+    if found is not None:
+        assert dict(zip(found.new_S.tolist(), found.old_S.tolist(), strict=True)) == expected
+        assert (found.num_old, found.num_new) == (len(old[0]) + 1, len(new[0]) + 1)
 
 
 def ranges(boundaries):
