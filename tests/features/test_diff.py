@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from features.edits.changes import ALL_FATES
 from features.edits.diff import compare
+from features.edits.renames import same_names
 from features.errors import FeatureConfigError
 from features.fit import fit_schema
 
@@ -105,6 +106,21 @@ def test_names_of_names(feature_file):
         assert "write `renamed_from: a`" in found.of("table")[0].reasons[0]
     with pytest.raises(FeatureConfigError, match=r"features\.c\.renamed_from: the old file has no"):
         compare(first, wrong)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({"b": "a"}, {"b": None, "a": None}, {"b": "b"}),  # the new a is another
+        ({"b": "a"}, {"a": None, "b": None}, {"b": "b"}),
+        ({"b": "a"}, {"a": None}, {"a": "b"}),  # it has its first name back
+        ({"b": "a"}, {"a": None, "c": None}, {"a": "b"}),
+        ({"b": "a"}, {"c": "a"}, {"c": "b"}),
+        ({"b": "a", "c": None}, {"b": None, "a": None, "c": None}, {"b": "b", "c": "c"}),
+    ],
+)
+def test_a_first_name_that_is_there_again(old, new, expected):
+    assert same_names(old, new) == expected
 
 
 @pytest.mark.parametrize(
