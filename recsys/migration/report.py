@@ -101,7 +101,7 @@ def words(migration: Migration, reports: Mapping[str, TableReport]) -> Iterator[
 def layers(migration: Migration) -> dict[str, list[str]]:
     """Names of the tensors beside the tables, by what became of them."""
     plan = migration.layers
-    stuck = set(plan.stuck)
+    stuck = plan.stuck
     return {
         "kept": [m.name for m in plan.moves if m.is_whole],
         "edited": [m.name for m in plan.moves if m.was is not None and not m.is_whole],

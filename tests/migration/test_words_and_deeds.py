@@ -12,7 +12,7 @@ from features.errors import RunConfigError
 from features.table_spec import PlannedTable, StagedTable
 from recsys.migration.migration import plan_migration
 from recsys.migration.names import OldNames
-from recsys.migration.report import dropped_values
+from recsys.migration.report import dropped_values, layers
 from recsys.migration.run import check_given_up
 from recsys.migration.tables import Edit, plan_tables
 from recsys.tables.config import TablesConfig
@@ -96,3 +96,26 @@ def test_nothing_is_lost_without_a_word(tmp_path, edit, resets, dropped):
     for name in resets:
         with pytest.raises(RunConfigError, match=f"give `--reset {name}` to begin it anew"):
             check_given_up(migration, ())
+
+
+def test_a_label_under_another_name_is_another_label(tmp_path):
+    old = of_lines(LINES)
+    [label] = old.feature_set.label
+    buy = label.model_copy(update={"name": "buy"})
+    write_made(tmp_path / "old.ckpt", old)
+
+    def migrated(*labels):
+        feature_set = old.feature_set.model_copy(update={"label": labels})
+        return plan_migration(tmp_path / "old.ckpt", replace(old, feature_set=feature_set))
+
+    check_given_up(migrated(buy, label), ())
+    other = migrated(buy)
+    check_given_up(other, ["dense"])
+    with pytest.raises(RunConfigError, match=r"labels was there before: .*`--reset dense`"):
+        check_given_up(other, ())
+    found = layers(other)
+    assert found["reset"] == ["ranker.head.weight", "ranker.head.bias"]
+    assert not set(found["reset"]) & {*found["edited"], *found["new"]}
+    [change] = other.difference.of("setting")
+    assert (change.name, change.fate) == ("label", "changed")
+    assert "migrate needs `--reset dense`" in change.reasons[0]
