@@ -37,8 +37,8 @@ def refresh(
         checkpoint: Directory of a checkpoint.
         data: Directory of the raw files.
         out: Folder to make.
-        expire: Values without an event in such a span before the latest one leave, as `90d` or
-            `12h`, where only full tables read them. None: none do.
+        expire: Values without an event in such a span before the latest one do not come in, and
+            leave where only full tables read them, as `90d` or `12h`. None: all come, none leave.
 
     Raises:
         RecsysError: something is wrong; nothing is written.
@@ -50,8 +50,9 @@ def refresh(
     fitted = fitted_to(old.feature_set, data)
     expired = {}
     if span is not None:
+        assert fitted is not None, "there is data"
         events = scan_events(old.feature_set, data)
-        expired = expired_values(old, events, older_than=span)
+        expired = expired_values(old, events, fitted=fitted, older_than=span)
     schema = continue_schema(old, old.feature_set, fitted=fitted, expired=expired)
     migration = migrated(checkpoint, schema, resets=(), data=data)
     contents = _feature_files(checkpoint, old.feature_set)

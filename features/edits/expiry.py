@@ -44,15 +44,22 @@ def parse_span(text: str) -> timedelta:
 
 
 def expired_values(
-    schema: FeatureSchema, frame: pl.LazyFrame, *, older_than: timedelta
+    schema: FeatureSchema,
+    frame: pl.LazyFrame,
+    *,
+    fitted: FeatureSchema,
+    older_than: timedelta,
 ) -> dict[str, pl.Series]:
-    """Known values that no event has within a span before the latest event, by feature.
+    """Values that no event has within a span before the latest event, by feature.
 
-    Events of all splits count, and a feature's values are also those of features that are like it.
+    Of the known ones, and of those that these events would bring in: what left by an earlier
+    refresh is still in a long log, and must not come back. Events of all splits count, and a
+    feature's values are also those of features that are like it.
 
     Args:
         schema: Has the vocabularies.
         frame: Events with their attributes, from `scan_events`.
+        fitted: The same feature set fitted to these events.
         older_than: Length of the span.
 
     Raises:
@@ -76,12 +83,20 @@ def expired_values(
     expired = {}
     for name, vocabulary in schema.vocabularies.items():
         likes = [f.name for f in schema.feature_set.of_kind(Categorical) if f.like == name]
-        dtype = vocabulary.values.dtype
-        values = [found[n]["value"].cast(dtype, strict=False) for n in (name, *likes)]
-        expired[name] = vocabulary.values.filter(
-            ~vocabulary.values.is_in(pl.concat(values).drop_nulls().implode())
+        candidates = _of_both(vocabulary.values, fitted.vocabularies[name].values)
+        values = [found[n]["value"].cast(candidates.dtype, strict=False) for n in (name, *likes)]
+        expired[name] = candidates.filter(
+            ~candidates.is_in(pl.concat(values).drop_nulls().implode())
         )
     return expired
+
+
+def _of_both(known: pl.Series, fitted: pl.Series) -> pl.Series:
+    """Each value once, known ones first, in the type of these unless only the other holds all."""
+    holds_all = not fitted.cast(known.dtype, strict=False).null_count()
+    dtype = known.dtype if holds_all else fitted.dtype
+    both = [values.cast(dtype, strict=False) for values in (known, fitted)]
+    return pl.concat(both).drop_nulls().unique(maintain_order=True)
 
 
 def _time(schema: FeatureSchema, frame: pl.LazyFrame) -> pl.Expr:

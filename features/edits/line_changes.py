@@ -86,7 +86,10 @@ def setting_changes(
     elif old.sources != new.sources:
         yield _setting("sources", "kept", "other files")
     if old.labels != new.labels:
-        words = f"{_was(list(old.labels), list(new.labels))}; the outputs of the model follow"
+        then = "the outputs of the model follow"
+        if set(old.labels).isdisjoint(new.labels):
+            then = "the outputs of a ranker begin anew, for which migrate needs `--reset dense`"
+        words = f"{_was(list(old.labels), list(new.labels))}; {then}"
         yield _setting("label", "changed", words)
     elif old.label != new.label:
         yield _setting("label", "kept", "the model learns another target")

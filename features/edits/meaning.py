@@ -36,6 +36,12 @@ def has_other_source(old: ColumnFeature, new: ColumnFeature) -> bool:
     return old.source_column != new.source_column and not follows
 
 
+def owner_of(feature_set: FeatureSet, name: str) -> str:
+    """The feature whose ids a feature has: itself, or the one it is like."""
+    feature = feature_set.feature(name)
+    return (feature.like if isinstance(feature, Categorical) else None) or name
+
+
 def other_meaning(
     old: FeatureSet, new: FeatureSet, *, name: str, names: Mapping[str, str]
 ) -> tuple[str, ...]:
@@ -62,10 +68,8 @@ def other_meaning(
         if before.split != after.split:
             reasons.append(f"split was {before.split!r}, is {after.split!r}")
         reasons += _other_encoding(resolved_encoding(old, before), resolved_encoding(new, after))
-        owner = after.like
-        if owner is not None and owner in names:
-            is_other = other_meaning(old, new, name=owner, names=names)
-            reasons += [f"ids of {owner!r}, which it is like, mean other values"] * bool(is_other)
+        if after.like is not None:
+            reasons += _other_owner(old, new, was=names[name], owner=after.like, names=names)
     return tuple(reasons)
 
 
@@ -111,6 +115,18 @@ def is_looser(before: VocabEncoding, after: VocabEncoding) -> bool:
 
 def _size(encoding: VocabEncoding) -> float:
     return float("inf") if encoding.max_size is None else encoding.max_size
+
+
+def _other_owner(
+    old: FeatureSet, new: FeatureSet, *, was: str, owner: str, names: Mapping[str, str]
+) -> list[str]:
+    """Why the rows of the feature that another one is like are none that it had, or took up."""
+    if owner not in names:
+        return [f"it is like {owner!r}, which is new"]
+    if owner_of(old, was) == was != owner_of(old, names[owner]):
+        return [f"it is like {owner!r}, and has the rows of that in place of its own"]
+    is_other = other_meaning(old, new, name=owner, names=names)
+    return [f"ids of {owner!r}, which it is like, mean other values"] * bool(is_other)
 
 
 def _other_encoding(before: object, after: object) -> list[str]:

@@ -32,8 +32,8 @@ def same_names(old: FirstNames, new: FirstNames) -> dict[str, str]:
     """Old name by new name; each old name is taken once.
 
     A name with `renamed_from` is the one that was renamed already; else the one of its first name;
-    else the one that had the same first name, or has it back now. What then is left goes by its
-    name.
+    else the one that had the same first name, or has it back now and its later name no more. What
+    then is left goes by its name.
     """
     found: dict[str, str] = {}
     for name, first_name in new.items():
@@ -49,11 +49,9 @@ def same_names(old: FirstNames, new: FirstNames) -> dict[str, str]:
                 found[name] = again
     firsts = {first: other for other, first in old.items() if first is not None}
     for name in new:
-        if (
-            name not in found
-            and name not in old
-            and firsts.get(name) not in (None, *found.values())
-        ):
+        if name in found or name in old or name not in firsts:
+            continue
+        if firsts[name] not in new and firsts[name] not in found.values():
             found[name] = firsts[name]
     taken = set(found.values())
     found |= {name: name for name in new if name not in found and name in old and name not in taken}

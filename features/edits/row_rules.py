@@ -72,8 +72,8 @@ class Move:
 
     @property
     def ids_of_both(self) -> list[IdChanges]:
-        """Changes of the ids of all features that the new table reads, as far as they are known."""
-        return [self.ids[n] for n in self.new.readers(self.new_table) if n in self.ids]
+        """Changes of all ids that have rows in the new table, as far as they are known."""
+        return [self.ids[n] for n in self.new.owners(self.new_table) if n in self.ids]
 
     @staticmethod
     def _owners(side: Side, table: str) -> list[tuple[str, int | None]]:

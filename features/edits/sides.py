@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from features.checks import resolved_encoding
+from features.edits.meaning import owner_of
 from features.schema import FeatureSchema
 from features.spec import (
     Bucketized,
@@ -60,8 +61,7 @@ class Side:
 
     def owner(self, feature: str) -> str:
         """The feature whose ids a feature has: itself, or the one it is like."""
-        spec = self.feature_set.feature(feature)
-        return (spec.like if isinstance(spec, Categorical) else None) or feature
+        return owner_of(self.feature_set, feature)
 
     def first_name(self, feature: str) -> str:
         """What hashes of a feature's ids are salted with."""

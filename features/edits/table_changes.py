@@ -78,6 +78,8 @@ class _Comparison:
             if self.ids[reader].are_lost:
                 found[reader] = self.ids[reader].notes
                 continue
+            if not self._has_its_rows(reader):
+                continue  # its line says so
             source = self.old.feature_set.table_of(self.names[reader])
             notes = list(self._moved(reader, source, table))
             if len(sources) > 1:
@@ -109,7 +111,7 @@ class _Comparison:
         going_on = {
             self.new.feature_set.table_of(heirs[reader])
             for reader in self.old.readers(name)
-            if reader in heirs and heirs[reader] in self.ids
+            if reader in heirs and self._goes_on(heirs[reader])
         }
         words = [f"its features read {', '.join(sorted(going_on))} now"] if going_on else []
         return Change("table", name, name, "dropped", tuple(words))
@@ -120,9 +122,22 @@ class _Comparison:
         found = (
             self.old.feature_set.table_of(self.names[reader])
             for reader in self.new.readers(table)
-            if reader in self.ids and not self.ids[reader].are_lost
+            if self._goes_on(reader) and self.new.owner(reader) == reader
         )
         return list(dict.fromkeys(found))
+
+    def _goes_on(self, reader: str) -> bool:
+        """Whether a feature of the new file reads rows that it has read before."""
+        if reader not in self.ids or self.ids[reader].are_lost:
+            return False
+        return self._has_its_rows(reader)
+
+    def _has_its_rows(self, reader: str) -> bool:
+        """Whether the ids are those of the feature that they were of before."""
+        owner = self.new.owner(reader)
+        return owner == reader or (
+            self.old.owner(self.names[owner]) == self.old.owner(self.names[reader])
+        )
 
     def _moved(self, reader: str, source: str, table: str) -> Iterator[Note]:
         """What becomes of a feature's vectors, in each role."""
@@ -177,7 +192,13 @@ class _Comparison:
                 words = "has new rows" if is_full else "finds rows that others trained"
                 yield ("grown" if is_full else "kept"), f"new feature {reader} {words}"
         for reader in lost:
-            yield "changed", f"feature {reader} starts anew"
+            owner = self.new.owner(reader)
+            if self._goes_on(owner):
+                was_here = self.old.feature_set.table_of(self.names[reader]) == was
+                words = f"feature {reader} has the rows of {owner}"
+                yield ("shrunk" if is_full and was_here else "kept"), words
+            else:
+                yield "changed", f"feature {reader} starts anew"
         heirs = {old: new for new, old in self.names.items()}
         for reader in self.old.readers(was) if was is not None else ():
             heir = heirs.get(reader)

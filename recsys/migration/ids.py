@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 
 import numpy as np
 import polars as pl
@@ -14,6 +16,7 @@ from features.checks import resolved_encoding
 from features.edits.meaning import other_meaning
 from features.schema import FeatureSchema
 from features.spec import Bucketized, HashEncoding, VocabEncoding
+from features.values import same_kind
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def id_sources(
 ) -> IdSources | None:
     """The old ids of a feature's ids; None where they mean other things, or the feature is new.
 
+    Values of another kind (text for numbers) are other things, whatever they look like.
+
     Args:
         old: The schema before.
         new: The schema now.
@@ -106,10 +111,18 @@ def id_sources(
     return IdSources(every_id, every_id, np.ones(len(every_id), dtype=np.float32), *sizes)
 
 
-def _of_values(old: FeatureSchema, new: FeatureSchema, *, feature: str, was: str) -> IdSources:
+def _of_values(
+    old: FeatureSchema, new: FeatureSchema, *, feature: str, was: str
+) -> IdSources | None:
     known, now = old.vocabulary_of(was), new.vocabulary_of(feature)
-    before = pl.DataFrame({"value": known.values, "count": known.counts}).with_row_index("old", 1)
-    after = pl.DataFrame({"value": now.values.cast(known.values.dtype)}).with_row_index("new", 1)
+    types = known.values.dtype, now.values.dtype
+    if not same_kind(*types):
+        return None
+    # No one type holds both numbers below 0 and those from 2**63 on.
+    dtype = types[0] if types[0] == types[1] else pl.String()
+    before = pl.DataFrame({"value": known.values.cast(dtype), "count": known.counts})
+    before = before.with_row_index("old", 1)
+    after = pl.DataFrame({"value": now.values.cast(dtype)}).with_row_index("new", 1)
     both = after.join(before, on="value", how="inner").sort("new")
     # The id 0 is everything unknown, before and after; what it was counted is not known.
     new_S = np.concatenate([[0], both["new"].to_numpy()]).astype(np.int64)
@@ -121,21 +134,18 @@ def _of_values(old: FeatureSchema, new: FeatureSchema, *, feature: str, was: str
 
 
 def _of_ranges(old: tuple[float, ...], new: tuple[float, ...]) -> IdSources:
-    """Ranges by what they cover of the old ones; the open ends are cut where both are."""
-    low, high = min(*old, *new), max(*old, *new)
-    entries = []
-    for number, (start, end) in enumerate(pairwise([low, *new, high])):
-        overlaps = [
-            min(end, last) - max(start, first) for first, last in pairwise([low, *old, high])
-        ]
-        if max(overlaps) <= 0:  # beyond all old boundaries: the open range there
-            entries.append((number, 0 if number == 0 else len(old), 1.0))
-        entries += [(number, place, size) for place, size in enumerate(overlaps) if size > 0]
-    new_S, old_S, weight_S = (np.array(column) for column in zip(*entries, strict=True))
-    return IdSources(
-        new_S.astype(np.int64),
-        old_S.astype(np.int64),
-        weight_S.astype(np.float32),
-        len(new) + 1,
-        len(old) + 1,
-    )
+    """Ranges by what they cover of the old ones.
+
+    All boundaries together cut the numbers into pieces, each within one old and one new range. The
+    open pieces at both ends count as much as the others do on average.
+    """
+    cuts = sorted({*old, *new})
+    mean = (cuts[-1] - cuts[0]) / (len(cuts) - 1) if len(cuts) > 1 else 1.0
+    sizes = [1.0, *((high - low) / mean for low, high in pairwise(cuts)), 1.0]
+    weights: dict[tuple[int, int], float] = {}
+    for start, size in zip([-inf, *cuts], sizes, strict=False):  # without a cut, one is all
+        pair = bisect_right(new, start), bisect_right(old, start)
+        weights[pair] = weights.get(pair, 0.0) + size
+    new_S, old_S = np.array(list(weights), dtype=np.int64).T
+    weight_S = np.array(list(weights.values()), dtype=np.float32)
+    return IdSources(new_S, old_S, weight_S, len(new) + 1, len(old) + 1)

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recsys.migration.names import OldNames
-from recsys.nn.segments import ITEMS, Axes, Axis, labels_of, path_with_keys, paths_of
+from recsys.nn.segments import ITEMS, Axes, Axis, is_of_labels, labels_of, path_with_keys, paths_of
 
 Places = NDArray[np.int64]
 """Of each new number of an axis its old place, -1 where it has none."""
 
 _TABLES = "embedder."
+_NEW_SHAPE = "no input explains the new shape"
+_NEW_LABELS = "none of the labels was there before"
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,12 @@ class LayerPlan:
     Attributes:
         moves: One for each of the new state.
         dropped: Old names without a successor.
-        stuck: New names of those whose shape changed in a way that no input explains.
+        stuck: Why those that cannot follow begin anew, by new name.
     """
 
     moves: tuple[TensorMove, ...]
     dropped: tuple[str, ...]
-    stuck: tuple[str, ...]
+    stuck: Mapping[str, str]
 
 
 def plan_layers(old: nn.Module, new: nn.Module, *, names: OldNames, items: Places) -> LayerPlan:
@@ -92,7 +94,7 @@ def plan_layers(old: nn.Module, new: nn.Module, *, names: OldNames, items: Place
     old_labels, new_labels = labels_of(old), labels_of(new)
     old_paths = {path: name for name, path in paths_of(old).items()}
     keys = _keys(new, names)
-    moves, stuck, used = [], [], set()
+    moves, stuck, used = [], {}, set()
     for name, path in paths_of(new).items():
         if name not in new_state:
             continue
@@ -111,13 +113,13 @@ def plan_layers(old: nn.Module, new: nn.Module, *, names: OldNames, items: Place
             names=names,
             items=items,
         )
-        if move is None:
-            stuck.append(name)
+        if isinstance(move, str):
+            stuck[name] = move
             moves.append(_new(name, (None,) * new_state[name].dim()))
         else:
             moves.append(move)
     dropped = tuple(name for name in old_state if name not in used)
-    return LayerPlan(tuple(moves), dropped, tuple(stuck))
+    return LayerPlan(tuple(moves), dropped, stuck)
 
 
 def _new(name: str, axes: Axes) -> TensorMove:
@@ -134,18 +136,21 @@ def _move(
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
     names: OldNames,
     items: Places,
-) -> TensorMove | None:
-    """The move of a tensor that was there before; None where it cannot follow."""
+) -> TensorMove | str:
+    """The move of a tensor that was there before; why not, where it cannot follow."""
     if len(axes) != len(old_axes):
-        return None
+        return _NEW_SHAPE
     found: list[Places | None] = []
     for axis, old_axis, old_size, size in zip(axes, old_axes, *shapes, strict=True):
         if axis is None or old_axis is None:
             if size != old_size:
-                return None
+                return _NEW_SHAPE
             found.append(None)
             continue
         places = axis_places(axis, old_axis, names=names, items=items)
+        # Of inputs that come and go the features tell; a label has no name of before.
+        if is_of_labels(axis) and (places < 0).all():
+            return _NEW_LABELS
         is_same = size == old_size and np.array_equal(places, np.arange(size))
         found.append(None if is_same else places)
     return TensorMove(name, was, tuple(found), tuple(_is_zero(axis) for axis in axes))

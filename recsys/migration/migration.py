@@ -64,7 +64,9 @@ class Migration:
                 names = (table, name) if is_all else (name, table)
                 yield tuple(dict.fromkeys(names)), f"{name!r} cannot be kept: {why}"
         if self.layers.stuck:
-            yield (LAYERS,), f"no input explains the new shape of {', '.join(self.layers.stuck)}"
+            stuck = self.layers.stuck
+            names = {why: [n for n, w in stuck.items() if w == why] for why in stuck.values()}
+            yield (LAYERS,), "; ".join(f"{why}: {', '.join(n)}" for why, n in names.items())
 
     def write(self, directory: Path) -> dict[str, TableReport]:
         """Write the new checkpoint; gives what became of each table.

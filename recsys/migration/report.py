@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import polars as pl
 from rich.table import Table
 
 from features.edits.report import difference_json
+from features.edits.sides import Side
 from recsys.migration.filling import TableReport
+from recsys.migration.ids import IdSources, id_sources
 from recsys.migration.migration import Migration
+from recsys.migration.tables import Edit
 
 _SHOWN = 5
 
@@ -97,7 +101,7 @@ def words(migration: Migration, reports: Mapping[str, TableReport]) -> Iterator[
 def layers(migration: Migration) -> dict[str, list[str]]:
     """Names of the tensors beside the tables, by what became of them."""
     plan = migration.layers
-    stuck = set(plan.stuck)
+    stuck = plan.stuck
     return {
         "kept": [m.name for m in plan.moves if m.is_whole],
         "edited": [m.name for m in plan.moves if m.was is not None and not m.is_whole],
@@ -108,24 +112,33 @@ def layers(migration: Migration) -> dict[str, list[str]]:
 
 
 def dropped_values(migration: Migration) -> dict[str, pl.DataFrame]:
-    """Values, with their counts, that left vocabularies, by feature that was there before.
+    """Values, with their counts, that nothing new goes on with, by feature that had a list of them.
 
-    All those of a feature that is gone, or whose ids mean other things now.
+    All those of a feature that is gone, is like another now, or whose ids mean other things.
     """
     edit = migration.edit
     found: dict[str, pl.DataFrame] = {}
     for was, vocabulary in edit.old.vocabularies.items():
-        now = next((name for name, old in edit.names.features.items() if old == was), None)
+        goes_on = np.zeros(len(vocabulary.values) + 1, dtype=bool)
+        for ids in _heirs(edit, was):
+            goes_on[ids.old_S] = True
         known = pl.DataFrame({"value": vocabulary.values, "count": vocabulary.counts})
-        if now is not None and now in edit.new.vocabularies:
-            kept = edit.new.vocabularies[now].values
-            if kept.dtype == vocabulary.values.dtype:
-                known = known.filter(~pl.col("value").is_in(kept.implode()))
-        elif now is not None:
-            continue  # it is like another feature, or needs no list any more
+        known = known.filter(pl.Series(~goes_on[1:]))
         if len(known):
             found[was] = known
     return found
+
+
+def _heirs(edit: Edit, was: str) -> Iterator[IdSources]:
+    """Of the features that go on with the ids of an old one."""
+    before, after = Side(edit.old.feature_set, edit.old), Side(edit.new.feature_set, edit.new)
+    names = edit.names.features
+    for feature in edit.new.feature_set.embedded:
+        name = feature.name
+        if name in names and after.owner(name) == name and before.owner(names[name]) == was:
+            ids = id_sources(edit.old, edit.new, feature=name, names=names)
+            if ids is not None:
+                yield ids
 
 
 def dropped_tables(migration: Migration) -> list[str]:

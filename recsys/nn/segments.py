@@ -17,6 +17,7 @@ from recsys.types import FieldLayout
 ITEMS = "@items"
 """Segment of a number per item id: it follows the ids of the catalogue."""
 
+_LABEL = "@label."
 _LABELS, _KEYS = "_segment_labels", "_segment_keys"
 _KEY = "="
 
@@ -149,7 +150,12 @@ def dense_segments(layout: FieldLayout) -> tuple[Segment, ...]:
 
 def label_segments(layout: FieldLayout) -> tuple[Segment, ...]:
     """A logit per label."""
-    return tuple(Segment((f"@label.{name}",), 1) for name in layout.labels)
+    return tuple(Segment((_LABEL + name,), 1) for name in layout.labels)
+
+
+def is_of_labels(axis: Axis) -> bool:
+    """Whether an axis has a number per label."""
+    return any(key.startswith(_LABEL) for segment in axis.segments for key in segment.of)
 
 
 def _path(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from features.edits.changes import ALL_FATES
 from features.edits.diff import compare
+from features.edits.renames import same_names
 from features.errors import FeatureConfigError
 from features.fit import fit_schema
 
@@ -108,6 +109,21 @@ def test_names_of_names(feature_file):
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({"b": "a"}, {"b": None, "a": None}, {"b": "b"}),  # the new a is another
+        ({"b": "a"}, {"a": None, "b": None}, {"b": "b"}),
+        ({"b": "a"}, {"a": None}, {"a": "b"}),  # it has its first name back
+        ({"b": "a"}, {"a": None, "c": None}, {"a": "b"}),
+        ({"b": "a"}, {"c": "a"}, {"c": "b"}),
+        ({"b": "a", "c": None}, {"b": None, "a": None, "c": None}, {"b": "b", "c": "c"}),
+    ],
+)
+def test_a_first_name_that_is_there_again(old, new, expected):
+    assert same_names(old, new) == expected
+
+
+@pytest.mark.parametrize(
     ("old", "new", "fate", "words"),
     [
         ("[1, 5]", "[1, 3, 5]", "grown", "3 ranges, now 4, each within an old one"),
@@ -123,6 +139,43 @@ def test_ranges(old, new, fate, words):
     )
     assert fates(found) == {"n": fate}
     assert words is None or words in found.of("table")[0].reasons[0]
+
+
+OWN, B = "name: a, kind: categorical", "name: b, kind: categorical"
+LIKE_B = "name: a, kind: categorical, column: a, like: b"
+C = "name: c, kind: categorical"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "resets", "tables"),
+    [
+        # The rows of its own are lost, wherever they were.
+        ((OWN, B), (LIKE_B, B), ("a",), {"a": "dropped", "b": "kept"}),
+        ((A, B + ", table: t"), (LIKE_B, B + ", table: t"), ("a",), {"t": "shrunk"}),
+        # What it is like now has no rows yet.
+        ((OWN,), (LIKE_B, B), ("b",), {"b": "reset"}),
+        ((LIKE_B, B), (LIKE_B.replace("like: b", "like: c"), B, C), ("c",),
+         {"b": "shrunk", "c": "reset"}),
+        # Its rows are still there.
+        ((LIKE_B, B, C), (LIKE_B.replace("like: b", "like: c"), B, C), (),
+         {"b": "shrunk", "c": "kept"}),
+        ((LIKE_B, B), (OWN, B + ", column: b, like: a"), (), {"a": "renamed"}),
+        ((LIKE_B, B), (LIKE_B, B), (), {"b": "kept"}),
+    ],
+)  # fmt: skip
+def test_a_feature_becomes_like_another(old, new, resets, tables):
+    sides = [file(*lines, top="tables: {t: {}}" if "table:" in str(lines) else "")
+             for lines in (old, new)]  # fmt: skip
+    found = compare(*sides)
+    assert (found.resets, fates(found)) == (resets, tables)
+    assert not any("made of the rows" in reason for c in found.changes for reason in c.reasons)
+
+
+def test_a_feature_becomes_like_one_whose_scheme_is_kept_whole():
+    qr = B + ", table: t"
+    top = "tables: {t: {scheme: qr, rows: 9}}"
+    found = compare(file(OWN, qr, top=top), file(LIKE_B, qr, top=top))
+    assert (found.resets, fates(found)) == (("a",), {"t": "kept", "a": "dropped"})
 
 
 ENTITY = "entity: {user: u, item: i, time: t}"

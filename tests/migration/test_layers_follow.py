@@ -227,3 +227,27 @@ def test_a_shape_that_no_input_explains_is_stuck():
     )
     assert set(plan.stuck) == {"mlp.layers.0.weight", "mlp.layers.0.bias"}
     assert new.mlp.layers[0].weight.shape == (9, 15)
+
+
+@of_rankers
+def test_outputs_follow_their_labels(name, settings):
+    before, names = layout(labels=("click", "buy")), ["user", "item", "hour", "price", "text"]
+    old = built(name, before, settings)
+    for labels in (("buy", "like"), ("like",), ("like", "view")):
+        after = built(name, layout(labels=labels), settings, seed=1)
+        fresh = {key: value.clone() for key, value in after.state_dict().items()}
+        new, plan = moved(old, after, names=same([*names, "past"]))
+        of_labels = {k for k, axes in labels_of(new).items() if any(map(is_label_axis, axes))}
+        assert of_labels
+        if "buy" in labels:
+            assert not plan.stuck
+            found, expected = new(embedded(before)), old(embedded(before))
+            torch.testing.assert_close(found[:, 0], expected[:, 1])
+            continue
+        assert plan.stuck == dict.fromkeys(of_labels, "none of the labels was there before")
+        for key in of_labels:
+            assert torch.equal(new.state_dict()[key], fresh[key])
+
+
+def is_label_axis(axis):
+    return axis is not None and axis.segments[0].of[0].startswith("@label.")
