@@ -348,7 +348,7 @@ DAMAGES = {
     "no manifest": lambda path: (path / "manifest.json").unlink(),
     "half a manifest": lambda path: cut(path / "manifest.json"),
     "other format": lambda path: (path / "manifest.json").write_text(
-        (path / "manifest.json").read_text().replace('"format_version": 1', '"format_version": 0')
+        (path / "manifest.json").read_text().replace('"format_version": 2', '"format_version": 1')
     ),
 }
 

@@ -51,6 +51,21 @@ def test_rows_joins_filter_and_time(feature_file, store):
     assert found.schema["t"] == pl.Datetime("us")
 
 
+def test_conditions_count_exactly(feature_file, store):
+    events = {
+        "paid": pl.Series([5, 10, 12], dtype=pl.UInt32),
+        "cost": pl.Series([10, 9, 1], dtype=pl.UInt8),
+        "price": [1.0, 2.0, float("nan")],
+    }
+    feature_set = feature_file(
+        "name: price, kind: dense",
+        sources="{events: {path: events.parquet, where: paid - cost > 0 and price > 0}}",
+    )
+    found = scan_events(feature_set, store(events=events)).collect(engine="streaming")
+    assert found.rows() == [(1, 10, 9, 2.0)]
+    assert found.schema["cost"] == pl.UInt8
+
+
 def test_files_of_globs_are_sorted_and_lists_keep_their_order(feature_file, store):
     data_dir = store(log__b={"a": [3]}, log__a={"a": [1, 2]}, log__c={"a": [4]})
     rows = {}
