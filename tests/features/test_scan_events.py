@@ -144,6 +144,31 @@ def test_missing_columns_are_reported_together(feature_file, store):
     assert len(mistakes(feature_set, data_dir, require_labels=False)) == 3
 
 
+def test_columns_time_and_types_are_reported_together(feature_file, store):
+    feature_set = feature_file(
+        "name: x, kind: categorical",
+        "name: y, kind: dense, expr: x + xx",
+        "name: z, kind: categorical, like: w",
+        "name: w, kind: categorical",
+        "name: hour, kind: categorical, expr: extract(hour from t)",
+        "name: h, kind: sequence, of: [x, w], max_length: 2, where: x + 1",
+        top="entity: {user: u, item: item, time: t}",
+    )
+    readers = ("entity.item", "features.y", "features.z", "features.w")
+    names = [f"{reader}: no column" for reader in readers]
+    types = [
+        "entity.time: column 't' must be a number, date or datetime, got type String",
+        "features.x (column 'x'): must be whole numbers, text or booleans, got type Float64",
+        "features.h.where: must be a condition, true or false",
+    ]
+    events = EVENTS | {"t": ["a", "b", "c", "d"]}
+    rest = {name: [1, 2, 3, 4] for name in ("item", "xx", "z", "w")}
+    for data, starts in ((events, names + types), (events | rest, types)):
+        found = mistakes(feature_set, store(events=data))
+        assert len(found) == len(starts), found
+        assert all(map(str.startswith, found, starts)), found
+
+
 def test_keys_collisions_and_reserved_names(feature_file, store):
     feature_set = feature_file("name: x, kind: dense", sources=JOINED)
     data_dir = store(events=EVENTS | {"_row": [0] * 4}, items=ITEMS)
