@@ -37,13 +37,16 @@ def reserved_columns(columns: Iterable[str]) -> list[str]:
     return [column for column in columns if column in names or column.startswith(prefixes)]
 
 
-def type_mistakes(feature_set: FeatureSet, frame: pl.LazyFrame, *, with_labels: bool) -> list[str]:
+def type_mistakes(
+    feature_set: FeatureSet, frame: pl.LazyFrame, *, with_labels: bool, is_whole: bool = True
+) -> list[str]:
     """Features, labels and conditions whose raw types do not fit; reads no data.
 
     Args:
         feature_set: What is expected.
-        frame: Raw data; all columns that are read must exist.
+        frame: Raw data.
         with_labels: Also labels and weight.
+        is_whole: False passes over what reads columns that are not there.
     """
     mistakes: list[str] = []
     no_rows = pl.DataFrame(schema=frame.collect_schema())
@@ -52,6 +55,8 @@ def type_mistakes(feature_set: FeatureSet, frame: pl.LazyFrame, *, with_labels: 
         try:
             return no_rows.select(expression.alias("value"))["value"].dtype
         except pl.exceptions.PolarsError as error:
+            if not is_whole and isinstance(error, pl.exceptions.ColumnNotFoundError):
+                return None
             reason = str(error).splitlines()[0]
             mistakes.append(f"{where}: cannot be computed from this data ({reason})")
             return None

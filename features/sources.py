@@ -80,12 +80,14 @@ def check_columns(
         require_labels: False for data to score.
 
     Raises:
-        DataError: with all that is wrong.
+        DataError: with all that is wrong, also with types that do not fit.
     """
     needed = needs(feature_set, with_labels=require_labels)
     mistakes = _column_mistakes(feature_set, schemas, needed=needed)
     if mistakes:
-        raise DataError(mistakes)
+        there, of_time = _with_time(feature_set, _nothing(feature_set, schemas))
+        of_types = type_mistakes(feature_set, there, with_labels=require_labels, is_whole=False)
+        raise DataError([*mistakes, *of_time, *of_types])
 
 
 def check_keys(feature_set: FeatureSet, tables: Mapping[str, pl.LazyFrame]) -> None:
@@ -145,8 +147,8 @@ def join_events(
     frame = _join_attributes(feature_set, log, tables=tables, wanted=wanted)
     if raw_time is not None and feature_set.entity.time is not None:
         frame = frame.with_columns(pl.col(feature_set.entity.time.column).alias(raw_time))
-    frame = _with_time(feature_set, frame)
-    mistakes = type_mistakes(feature_set, frame, with_labels=require_labels)
+    frame, mistakes = _with_time(feature_set, frame)
+    mistakes += type_mistakes(feature_set, frame, with_labels=require_labels)
     if mistakes:
         raise DataError(mistakes)
     where = feature_set.events.where
@@ -258,6 +260,18 @@ def _column_mistakes(
     return mistakes
 
 
+def _nothing(
+    feature_set: FeatureSet, schemas: Mapping[str, Mapping[str, pl.DataType]]
+) -> pl.LazyFrame:
+    """No rows of the columns that there are."""
+    known: dict[str, pl.DataType] = {}
+    for name in reversed(("events", *feature_set.attributes)):
+        known |= schemas[name]
+    if feature_set.events.file_column is not None:
+        known[feature_set.events.file_column] = pl.String()
+    return pl.LazyFrame(schema=known)
+
+
 def _key_mistakes(
     name: str, key: str, *, schema: Mapping[str, pl.DataType], known: Mapping[str, pl.DataType]
 ) -> list[str]:
@@ -314,12 +328,14 @@ def _join_attributes(
     return frame
 
 
-def _with_time(feature_set: FeatureSet, frame: pl.LazyFrame) -> pl.LazyFrame:
+def _with_time(feature_set: FeatureSet, frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[str]]:
+    """The frame with its time made ready, and what is wrong with that; then it has no instants."""
     time = feature_set.entity.time
-    if time is None:
-        return frame
-    dtype = frame.collect_schema()[time.column]
+    dtype = None if time is None else frame.collect_schema().get(time.column)
+    if time is None or dtype is None:
+        return frame, []
     problem = time_problem(time, dtype)
     if problem:
-        raise DataError(f"entity.time: column {time.column!r} {problem}")
-    return frame.with_columns(as_instant(time, dtype))
+        none = pl.lit(None, dtype=pl.Datetime("us")).alias(time.column)
+        return frame.with_columns(none), [f"entity.time: column {time.column!r} {problem}"]
+    return frame.with_columns(as_instant(time, dtype)), []

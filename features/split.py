@@ -37,7 +37,7 @@ def assign_split(feature_set: FeatureSet, frame: pl.LazyFrame) -> pl.LazyFrame:
         case LeaveOneOutSplit() as split:
             return _leave_one_out(split, feature_set=feature_set, frame=frame)
         case ColumnSplit() as split:
-            return frame.with_columns(_column(split))
+            return frame.with_columns(_column(split, frame=frame))
 
 
 def uniform(row: pl.Expr, *, seed: int) -> pl.Expr:
@@ -174,19 +174,32 @@ def _leave_one_out(
     )
 
 
-def _column(split: ColumnSplit) -> pl.Expr:
-    text = pl.col(split.column).cast(pl.String)
+def _column(split: ColumnSplit, *, frame: pl.LazyFrame) -> pl.Expr:
+    column = pl.col(split.column)
+    dtype = frame.select(column).collect_schema()[split.column]
     result = pl.lit(None, dtype=pl.String)
     for name in SPLITS:
-        values: tuple[Scalar, ...] = getattr(split, name)
         result = (
-            pl.when(text.is_in([text_of(value) for value in values]))
+            pl.when(_is_named(column, getattr(split, name), dtype=dtype))
             .then(pl.lit(name))
             .otherwise(result)
         )
     return result.alias(SPLIT)
 
 
-def text_of(value: Scalar) -> str:
+def _is_named(column: pl.Expr, values: tuple[Scalar, ...], *, dtype: pl.DataType) -> pl.Expr:
+    """Whether the column has one of the values: as a number where both are, else by its text."""
+    texts = column.cast(pl.String)
+    numbers = [v for v in values if dtype.is_numeric() and not isinstance(v, bool | str)]
+    if dtype.is_integer():  # a float has not the digits of every whole number
+        values += tuple(int(v) for v in numbers if v == int(v))
+        numbers = []
+    is_named = texts.is_in([_text_of(value) for value in values])
+    if not numbers:
+        return is_named
+    return is_named | column.cast(pl.Float64).is_in([float(v) for v in numbers])
+
+
+def _text_of(value: Scalar) -> str:
     """The text that a column's value has after a cast."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,7 +6,7 @@ import re
 
 from features.columns import TAKEN_NAMES
 from features.consistency import NAME
-from features.sql import parse_sql
+from features.sql import columns_of
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./]*(?:-[A-Za-z0-9_./]+)*")
@@ -70,7 +70,7 @@ def sql_name(column: str) -> str:
     """A column as SQL expressions name it."""
     if re.fullmatch(r"[a-z][a-z0-9_]*", column):
         try:
-            if parse_sql(f"{column} = 1").meta.root_names() == [column]:
+            if columns_of(f"{column} = 1") == (column,):
                 return column
         except ValueError:
             pass  # a word of SQL

@@ -22,7 +22,7 @@ def fingerprint_files(sources: Mapping[str, Sequence[Path]], *, cache: Path) -> 
 
     Args:
         sources: Files by source.
-        cache: JSON file that remembers the hash of each (path, size, modification time).
+        cache: JSON file that remembers the hash of each (path, size, times of last change).
     """
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cache.with_suffix(".lock")):  # the other ranks wait instead of hashing too
@@ -32,7 +32,9 @@ def fingerprint_files(sources: Mapping[str, Sequence[Path]], *, cache: Path) -> 
         for source, files in sorted(sources.items()):
             for file in files:
                 stat = file.stat()
-                entry = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+                # A copy may set the time of modification, but not that of the inode's change.
+                times = f"{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+                entry = f"{file.resolve()}|{stat.st_size}|{times}"
                 entries[entry] = known.get(entry) or _hash_file(file)
                 whole.update(f"{source}|{file.name}|{entries[entry]}\n".encode())
         if not entries.keys() <= known.keys():

@@ -41,7 +41,7 @@ from recsys.data.layout import (
     filtered_path,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 _log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """The store and its batches against plain Python loops over the raw log."""
 
 import logging
+import os
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from features.sources import scan_events
 from features.split import assign_split
 from recsys.data import store as store_module
 from recsys.data.collate import RankingCollate
+from recsys.data.fingerprint import fingerprint_files
 from recsys.data.loader import BatchLoader
 from recsys.data.module import RecsysData
 from recsys.data.partitions import EncodedEvents
@@ -311,6 +313,16 @@ def test_touched_data_are_hashed_and_found(built, monkeypatch, caplog):
     assert "hashed" in caplog.text
 
 
+def test_a_kept_time_of_modification_hides_no_change(tmp_path):
+    file, cache = tmp_path / "a.parquet", tmp_path / "fingerprints.json"
+    file.write_bytes(b"before")
+    times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    before = fingerprint_files({"events": [file]}, cache=cache)
+    file.write_bytes(b"behind")
+    os.utime(file, ns=times)
+    assert fingerprint_files({"events": [file]}, cache=cache) != before
+
+
 def test_other_data_and_other_features_are_other_stores(built):
     folder = built.path.parents[1]
     other = build(folder, raw_log(60, num_users=9, seed=4))
@@ -348,7 +360,7 @@ DAMAGES = {
     "no manifest": lambda path: (path / "manifest.json").unlink(),
     "half a manifest": lambda path: cut(path / "manifest.json"),
     "other format": lambda path: (path / "manifest.json").write_text(
-        (path / "manifest.json").read_text().replace('"format_version": 1', '"format_version": 0')
+        (path / "manifest.json").read_text().replace('"format_version": 2', '"format_version": 1')
     ),
 }
 

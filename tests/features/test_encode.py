@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -165,6 +166,19 @@ def test_kinds_of_text_do_not_matter(feature_file, events, dtype):
     schema = fit_schema(feature_file("name: x, kind: categorical"), events({"x": ["a", "b"]}))
     other = events({"x": pl.Series(["b", "a"], dtype=dtype)})
     assert encode(schema, other, with_labels=False).collect()["x"].to_list() == [2, 1]
+
+
+def test_a_vocabulary_of_unsigned_numbers_still_serves(feature_file, events):
+    feature_set = feature_file("name: a, kind: categorical, expr: h % 10")
+    frame = events({"h": [17, 2**63 + 7, 5]}, schema={"h": pl.UInt64})
+    schema = fit_schema(feature_set, frame)
+    (known,) = schema.vocabularies.values()
+    old = replace(known, values=known.values.cast(pl.UInt64))
+    found = [
+        encode(replace(schema, vocabularies={"a": v}), frame, with_labels=False).collect()["a"]
+        for v in (known, old)
+    ]
+    assert [ids.to_list() for ids in found] == [[2, 1, 1]] * 2
 
 
 def test_types_must_be_those_of_training(feature_file, events):

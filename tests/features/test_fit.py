@@ -178,6 +178,24 @@ def test_every_bad_value_is_reported_at_once(feature_file, events):
     ]
 
 
+def test_nan_is_no_positive_label(feature_file, events):
+    feature_set = feature_file(
+        "name: a, kind: dense",
+        top="""
+            label: [{name: y, expr: x >= 4}, {name: z, expr: x / a, where: x >= 4}]
+            weight: a / a
+        """,
+    )
+    nan = float("nan")
+    frame = events({"a": [1.0, 5.0, 0.0], "x": [nan, 5.0, 3.0]}, schema={"x": pl.Float32})
+    assert mistakes(feature_set, frame) == [
+        "events.parquet: label.y (expr 'x >= 4'): null in 1 rows, first in row 0, got None; "
+        "leave such events out with label.where",
+        "events.parquet: weight (expr 'a / a'): null, negative or no finite number in 1 rows, "
+        "first in row 2, got None; mend the data",
+    ]
+
+
 def test_no_number_is_nobody(feature_file, events):
     feature_set = feature_file(
         "name: a, kind: dense", top="entity: {user: u, item: i, time: {column: t}}"

@@ -51,6 +51,21 @@ def test_rows_joins_filter_and_time(feature_file, store):
     assert found.schema["t"] == pl.Datetime("us")
 
 
+def test_conditions_count_exactly(feature_file, store):
+    events = {
+        "paid": pl.Series([5, 10, 12], dtype=pl.UInt32),
+        "cost": pl.Series([10, 9, 1], dtype=pl.UInt8),
+        "price": [1.0, 2.0, float("nan")],
+    }
+    feature_set = feature_file(
+        "name: price, kind: dense",
+        sources="{events: {path: events.parquet, where: paid - cost > 0 and price > 0}}",
+    )
+    found = scan_events(feature_set, store(events=events)).collect(engine="streaming")
+    assert found.rows() == [(1, 10, 9, 2.0)]
+    assert found.schema["cost"] == pl.UInt8
+
+
 def test_files_of_globs_are_sorted_and_lists_keep_their_order(feature_file, store):
     data_dir = store(log__b={"a": [3]}, log__a={"a": [1, 2]}, log__c={"a": [4]})
     rows = {}
@@ -127,6 +142,31 @@ def test_missing_columns_are_reported_together(feature_file, store):
         f"features.y: no column 'xx' {where}; did you mean 'x'?; {available}",
     ]
     assert len(mistakes(feature_set, data_dir, require_labels=False)) == 3
+
+
+def test_columns_time_and_types_are_reported_together(feature_file, store):
+    feature_set = feature_file(
+        "name: x, kind: categorical",
+        "name: y, kind: dense, expr: x + xx",
+        "name: z, kind: categorical, like: w",
+        "name: w, kind: categorical",
+        "name: hour, kind: categorical, expr: extract(hour from t)",
+        "name: h, kind: sequence, of: [x, w], max_length: 2, where: x + 1",
+        top="entity: {user: u, item: item, time: t}",
+    )
+    readers = ("entity.item", "features.y", "features.z", "features.w")
+    names = [f"{reader}: no column" for reader in readers]
+    types = [
+        "entity.time: column 't' must be a number, date or datetime, got type String",
+        "features.x (column 'x'): must be whole numbers, text or booleans, got type Float64",
+        "features.h.where: must be a condition, true or false",
+    ]
+    events = EVENTS | {"t": ["a", "b", "c", "d"]}
+    rest = {name: [1, 2, 3, 4] for name in ("item", "xx", "z", "w")}
+    for data, starts in ((events, names + types), (events | rest, types)):
+        found = mistakes(feature_set, store(events=data))
+        assert len(found) == len(starts), found
+        assert all(map(str.startswith, found, starts)), found
 
 
 def test_keys_collisions_and_reserved_names(feature_file, store):

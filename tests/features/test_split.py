@@ -153,11 +153,13 @@ def test_leave_one_out_against_brute_force(feature_file, events, log, min_events
 def test_column_split(feature_file, events):
     feature_set = feature_file(
         "name: a, kind: dense",
-        top="split: {kind: column, column: s, train: [0, 1], val: [true], test: [x]}",
+        top="split: {kind: column, column: s, train: [0, 1.0], val: [true], test: [x]}",
     )
     for values, expected in [
         ([0, 1, 2, None], ["train", "train", None, None]),
         (["x", "0", "y"], ["test", "train", None]),
         ([True, False], ["val", None]),
+        ([0.0, 1.0, 0.5, None], ["train", "train", None, None]),
+        (pl.Series([0, 1, 2], dtype=pl.Decimal(9, 2)), ["train", "train", None]),
     ]:
         assert splits(feature_set, events({"s": values}).drop(SPLIT)) == expected
