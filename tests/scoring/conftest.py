@@ -7,7 +7,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 from bundles import train, write_data
+from scoring.jobs import content, job_of
 from test_score_sequences import SEQUENCE
+
+from recsys.scoring.run import score
 
 WITHOUT_HISTORIES = """
 sources:
@@ -79,3 +82,11 @@ def log(bundles, tmp_path_factory):
 def own_log(log, tmp_path):
     """A copy of it to spoil."""
     return shutil.copytree(log, tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def whole_run(bundles, log, tmp_path_factory, request):
+    """The job of a kind, and what it writes when nothing happens."""
+    job = job_of(bundles, request.param, log, tmp_path_factory.mktemp("whole") / "out")
+    assert score(job) is not None
+    return job, content(job.out)

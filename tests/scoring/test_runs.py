@@ -3,12 +3,9 @@
 import errno
 import json
 import os
-import pickle
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from multiprocessing import get_context
@@ -16,38 +13,16 @@ from multiprocessing import get_context
 import numpy as np
 import polars as pl
 import pytest
+from scoring.jobs import content, each_kind, job_of, of_events, with_histories
 from test_score_sequences import SEQUENCE
 
 from features.errors import DataError, OutputError, RunConfigError
 from features.load import parse_feature_set
 from recsys.bundle import read_bundle
-from recsys.scoring import run, whole, workers
-from recsys.scoring.job import Job
+from recsys.scoring import run, whole
 from recsys.scoring.parts import EventParts
 from recsys.scoring.plan import Settings
 from recsys.scoring.run import score
-
-KINDS = ("plain", "histories", "sequence")
-
-
-def job_of(bundles, kind, log, out, **changes):
-    of_kind = {} if kind == "sequence" else {"key_columns": ("user_id", "click")}
-    settings = Settings(rows_per_part=90, users_per_part=7, **of_kind)
-    sources = {"events": str(log / "log")}
-    return replace(Job(bundles.of(kind), str(log), out, sources, settings), **changes)
-
-
-def content(out):
-    """All files of an output by name."""
-    return {str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*") if f.is_file()}
-
-
-@pytest.fixture(scope="session")
-def whole_run(bundles, log, tmp_path_factory, request):
-    """The job of a kind, and what it writes when nothing happens."""
-    job = job_of(bundles, request.param, log, tmp_path_factory.mktemp("whole") / "out")
-    assert score(job) is not None
-    return job, content(job.out)
 
 
 @pytest.fixture
@@ -55,11 +30,6 @@ def own_run(whole_run, tmp_path):
     """A copy of it to spoil."""
     job, files = whole_run
     return replace(job, out=shutil.copytree(job.out, tmp_path / "out")), files
-
-
-each_kind = pytest.mark.parametrize("whole_run", KINDS, indirect=True, scope="session")
-of_events = pytest.mark.parametrize("whole_run", ["plain"], indirect=True, scope="session")
-with_histories = pytest.mark.parametrize("whole_run", ["histories"], indirect=True, scope="session")
 
 
 @each_kind
@@ -171,61 +141,6 @@ def test_shares_make_one_output(whole_run, tmp_path):
     assert score(replace(job, share=(2, 3))) is None  # again: there is nothing to do
     assert score(replace(job, share=(0, 3))) is not None
     assert content(job.out) == files
-
-
-@of_events
-def test_workers_make_the_same_output_and_one_that_dies_is_replaced(whole_run, tmp_path, bundles):
-    job, files = whole_run
-    job = replace(job, out=tmp_path / "workers", num_workers=2)
-    started, begun = workers._start, []
-
-    def start_and_kill_the_first(*arguments):
-        connection, process = started(*arguments)
-        if not begun:
-            os.kill(process.pid, signal.SIGKILL)
-        begun.append(process)
-        return connection, process
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "_start", start_and_kill_the_first)
-        assert score(job) is not None
-    assert len(begun) == 2
-    assert content(job.out) == files
-
-
-@each_kind
-def test_workers_load_torch_and_their_parent_does_not(whole_run, tmp_path):
-    job, files = whole_run
-    job = replace(job, out=tmp_path / "workers", num_workers=2)
-    (tmp_path / "job").write_bytes(pickle.dumps(job))
-    code = (
-        "import pathlib, pickle, sys\n"
-        "from recsys.scoring.run import score\n"
-        "score(pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()))\n"
-        "assert not {'torch', 'torchrec', 'lightning'} & set(sys.modules), 'heavy'"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "job"], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert content(job.out) == files
-
-
-@of_events
-def test_when_all_workers_die_what_is_there_is_kept(whole_run, tmp_path):
-    job, _ = whole_run
-    started = workers._start
-
-    def start_and_kill(*arguments):
-        connection, process = started(*arguments)
-        os.kill(process.pid, signal.SIGKILL)
-        return connection, process
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "_start", start_and_kill)
-        with pytest.raises(OutputError, match="--workers: all workers died, got 7 parts that"):
-            score(replace(job, out=tmp_path / "dead", num_workers=2))
-    assert (tmp_path / "dead" / "plan.json").is_file()
 
 
 # ---------------------------------------------------------------------------------- refusals
