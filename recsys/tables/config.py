@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal
 
 from features.errors import RunConfigError
@@ -30,6 +31,9 @@ class TablesConfig:
 
     dense_max_bytes: int = 8_000_000
     """Tables up to this size are replicated on every rank and trained by the dense optimiser."""
+    weight_decay: float | None = None
+    """What the dense optimiser takes from the numbers of replicated tables, its own aside. None: it
+    treats them as it does the layers."""
     optimizer: FusedOptimizer = field(default_factory=FusedOptimizer)
     """Optimiser of the larger ones, which are sharded."""
     row_dtype: RowDType = "fp32"
@@ -63,5 +67,10 @@ class TablesConfig:
             for name, (value, is_allowed) in numbers.items()
             if not is_allowed
         ]
+        decay = self.weight_decay
+        if decay is not None and not (isfinite(decay) and decay >= 0):
+            mistakes.append(
+                f"tables.weight_decay: shrinks numbers, got {decay}; allowed 0 and more, or null"
+            )
         if mistakes:
             raise RunConfigError(mistakes)

@@ -6,15 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from features.errors import SchemaMismatchError
 from features.fingerprint import fingerprint_ids
 from features.schema import FeatureSchema
 from features.spec import FeatureSet
 from recsys.checkpoint import read_manifest, read_schema
 from recsys.tables.logical import OUTPUT_SUFFIX
-from recsys.training.task import OptimizerFactory, Task
+from recsys.training.task import Task
 
 
 def continued_schema(checkpoint: Path, feature_set: FeatureSet, *, file: Path) -> FeatureSchema:
@@ -116,16 +114,3 @@ def _differences(before: FeatureSet, now: FeatureSet) -> Iterator[str]:
     )
     if before.labels != now.labels:
         yield "label"
-
-
-def state_keys(factory: OptimizerFactory) -> set[str]:
-    """What an optimiser keeps beside each parameter, found by a step that moves nothing.
-
-    Args:
-        factory: Makes the optimiser.
-    """
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = factory([parameter])
-    parameter.grad = torch.zeros(1)
-    optimizer.step()
-    return set(optimizer.state[parameter])

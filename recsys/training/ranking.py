@@ -17,7 +17,8 @@ from recsys.nn.searching_ranker import SearchingRanker
 from recsys.protocols import Ranker
 from recsys.tables.config import TablesConfig
 from recsys.training.compiler import check_compiler
-from recsys.training.task import BegunStep, OptimizerFactory, SchedulerFactory, Task
+from recsys.training.dense_optimizer import OptimizerFactory
+from recsys.training.task import BegunStep, SchedulerFactory, Task
 from recsys.two_stages import embed_kept
 from recsys.types import Batch, Embedded, FieldLayout
 

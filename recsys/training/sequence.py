@@ -25,13 +25,14 @@ from recsys.tables.config import TablesConfig
 from recsys.tables.hashing import salt
 from recsys.tables.logical import OUTPUT, LogicalTable, logical_tables, with_output
 from recsys.tables.scheme import AfterStep
+from recsys.training.dense_optimizer import OptimizerFactory
 from recsys.training.kept_items import KeptItems
 from recsys.training.masks import cloze_masks, token_chances
 from recsys.training.negatives import ItemPopularity, draw_negatives
 from recsys.training.older_items import OPTION, CompatibleWith, PulledItems
 from recsys.training.sequence_features import check_features, check_prefix_widths
 from recsys.training.sequence_step import SequenceStep, sampled_loss, share_of_all
-from recsys.training.task import BegunStep, OptimizerFactory, SchedulerFactory, Task
+from recsys.training.task import BegunStep, SchedulerFactory, Task
 from recsys.types import Batch, FieldLayout, Jagged
 
 ItemOutput = Literal["tied", "separate"]

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torchrec.distributed import DistributedModelParallel
 from typing_extensions import override
 
+from features.errors import CheckpointMismatchError
 from recsys.checkpoint import (
     DENSE,
     FUSED,
@@ -38,7 +39,8 @@ from recsys.data.epochs import EpochLoader
 from recsys.data.loader import BatchLoader
 from recsys.tables.plan import forget_cached_rows, shard
 from recsys.tables.stores import table_names
-from recsys.training.continuing import check_checkpoint, state_keys, tables_of_other_ids
+from recsys.training.continuing import check_checkpoint, tables_of_other_ids
+from recsys.training.dense_optimizer import state_keys
 from recsys.training.look_ahead import LookAhead
 from recsys.training.owed_validation import owes_validation, with_owed_validation
 from recsys.training.task import Task
@@ -222,7 +224,15 @@ class TorchRecStrategy(DDPStrategy):
         if fused:
             load_tensors(directory, fused)
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            for group, values in zip(optimizer.param_groups, saved["groups"], strict=True):
+            now, before = optimizer.param_groups, saved["groups"]
+            if len(now) != len(before):
+                raise CheckpointMismatchError(
+                    f"{directory}: tables had {'no' if len(before) < len(now) else 'a'} weight "
+                    f"decay of their own there, got tables.weight_decay "
+                    f"{self.task.tables_config.weight_decay}; allowed as in "
+                    f"{directory.parent.parent / 'config.json'}; correct it, or begin anew"
+                )
+            for group, values in zip(now, before, strict=True):
                 group.update(values)
         self._load_dense(read_tensors(directory, DENSE))
         self._remember_learning_rates()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -27,11 +27,11 @@ from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
 from recsys.tables.logical import LogicalTable, logical_tables
 from recsys.tables.scheme import AfterStep, BeforeView
+from recsys.training.dense_optimizer import OptimizerFactory, dense_optimizer
 from recsys.types import Batch, FieldLayout
 
 _log = logging.getLogger(__name__)
 
-OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
@@ -132,10 +132,7 @@ class Task(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The dense optimiser; sharded tables have theirs inside the backward pass."""
-        others = [*self.embedder.sharded_parameters(), *self.embedder.updated_by_schemes()]
-        left_out = {id(p) for p in others}
-        dense = [p for p in self.parameters() if id(p) not in left_out]
-        optimizer = self.optimizer_factory(dense)
+        optimizer = dense_optimizer(self.optimizer_factory, model=self, embedder=self.embedder)
         if self.scheduler_factory is None:
             return optimizer
         schedule = {"scheduler": self.scheduler_factory(optimizer), "interval": "step"}
@@ -174,6 +171,13 @@ class Task(LightningModule, ABC):
             return
         check_optimizer(self.tables_config, device=trainer.strategy.root_device.type)
         mistakes = []
+        if self.tables_config.weight_decay:
+            names = ", ".join(table.name for table in self.embedder.sharded_tables())
+            mistakes.append(
+                f"tables.weight_decay: kernels of sharded tables know none, got "
+                f"{self.tables_config.weight_decay} and the sharded tables {names}; allowed 0; "
+                f"leave it out, or replicate the tables with tables.dense_max_bytes"
+            )
         if trainer.precision == "16-mixed":
             mistakes.append(
                 "trainer.precision: fp16 scaling would scale the gradients of sharded tables, got "

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from features.errors import RunConfigError
+from features.errors import RecsysError, RunConfigError
 
 _PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed")
 
@@ -64,6 +64,8 @@ def refused(where: str) -> Iterator[None]:
     """
     try:
         yield
+    except RecsysError:
+        raise
     except (MisconfigurationException, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()).removesuffix(".")
         raise RunConfigError(
