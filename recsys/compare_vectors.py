@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help="of codes, multiples of 16; else 1/32, 1/16 and 1/8 of those of the vectors",
     )
+    parser.add_argument(
+        "--max-users", type=int, default=10_000, metavar="N", help="users that are asked"
+    )
     options = parser.parse_args(arguments)
     logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a warning about its own internals
     # Only now: help needs no torch.
@@ -46,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.data,
             options.out,
             bits=options.bits,
+            max_users=options.max_users,
             say=lambda what: print(f"{what} ...", file=sys.stderr, flush=True),
         )
     except RecsysError as error:

@@ -14,6 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from features.errors import RunConfigError
 from recsys.bundle import bundle_id
 from recsys.codes import codebook
 from recsys.codes.codebook import Codebook
@@ -40,7 +41,6 @@ from recsys.scoring.scorer import Scorer
 
 CSV, PNG = "results.csv", "results.png"
 PLACES, FIRST_PLACES = 100, 10
-_USERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def compare(
     out: Path,
     *,
     bits: Sequence[int] | None = None,
+    max_users: int = 10_000,
     say: Callable[[str], None] = lambda _: None,
 ) -> Compared:
     """Compare; the output appears under its name only when complete.
@@ -74,15 +75,21 @@ def compare(
         data: Folder with the files that the feature file names.
         out: Folder to make.
         bits: Of the codes to compare. None: those of 1/32, 1/16 and 1/8 of the vectors' bytes.
+        max_users: Of more, some are asked, at equal distances.
         say: Is told what begins, as it may take minutes.
 
     Raises:
         DataError: the data is not what the bundle expects.
         OutputError: the output cannot be made, or nothing saved beside the bundle.
-        RunConfigError: the output exists already, or there are no codes of such a length.
+        RunConfigError: the output exists already, nobody is to be asked, or there are no codes of
+            such a length.
         SchemaMismatchError: the bundle, or a file beside it, is not whole.
     """
     check_out(out)
+    if max_users < 1:
+        raise RunConfigError(
+            f"--max-users: is no number of users, got {max_users}; allowed 1 and more"
+        )
     scorer = open_scorer(bundle)
     width = scorer.item_vectors_VD.shape[1]
     bits = _three_lengths(width) if bits is None else sorted({*bits})
@@ -96,7 +103,7 @@ def compare(
         say("exact lists")
         asked = [
             (group, best_items(group.vectors_BD, items, k=PLACES, seen=group.seen).ids_BK)
-            for group in questions(scorer, store, max_users=_USERS)
+            for group in questions(scorer, store, max_users=max_users)
         ]
         compared = forms(bundle, scorer, items, codes=codes)
         rows = pl.DataFrame([_measured(form, asked, say=say) for form in compared])

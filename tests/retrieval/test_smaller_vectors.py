@@ -196,6 +196,9 @@ def test_wrong_bits_leave_nothing(trained, bundle, tmp_path, capsys):
     options = ("--out", tmp_path / "out", "--bits", 16, 24)
     assert recsys_command("compare-vectors", bundle, trained / "data", *options) == 2
     assert BITS.format(24) in capsys.readouterr().err
+    options = ("--out", tmp_path / "out", "--max-users", 0)
+    assert recsys_command("compare-vectors", bundle, trained / "data", *options) == 2
+    assert "--max-users: is no number of users, got 0; allowed 1" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
@@ -274,12 +277,15 @@ def cut_data(data, folder):
     return folder
 
 
-def test_a_comparison_without_trained_widths_or_faiss(trained, bundle, tmp_path, monkeypatch):
+def test_a_comparison_without_trained_widths_or_faiss(
+    trained, bundle, tmp_path, monkeypatch, capsys
+):
     older(bundle)
     monkeypatch.setattr("recsys.retrieval.forms.find_spec", lambda name: None)
     out = tmp_path / "out"
-    options = ("--out", out, "--bits", 32, 16, 16)
+    options = ("--out", out, "--bits", 32, 16, 16, "--max-users", 7)
     assert recsys_command("compare-vectors", bundle, trained / "data", *options) == 0
+    assert "of 7 users, each asked for their last item" in capsys.readouterr().out
     names = pl.read_csv(out / "results.csv")["vectors"].to_list()
     assert names == [
         *("fp32", "fp16", "int8"),

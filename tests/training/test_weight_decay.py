@@ -66,7 +66,7 @@ def test_an_optimizer_that_has_none_is_refused(directory):
 
 @pytest.mark.parametrize("wrong", [-0.1, float("nan"), float("inf")])
 def test_it_shrinks(wrong):
-    with pytest.raises(RunConfigError, match="tables.weight_decay: shrinks numbers, got"):
+    with pytest.raises(RunConfigError, match=r"tables.weight_decay: shrinks numbers, got"):
         TablesConfig(weight_decay=wrong)
 
 
