@@ -32,8 +32,7 @@ class TablesConfig:
     dense_max_bytes: int = 8_000_000
     """Tables up to this size are replicated on every rank and trained by the dense optimiser."""
     weight_decay: float | None = None
-    """What the dense optimiser takes from the numbers of replicated tables, its own aside. None: it
-    treats them as it does the layers."""
+    """Of replicated tables, for the dense optimiser. None: it treats them as it does the layers."""
     optimizer: FusedOptimizer = field(default_factory=FusedOptimizer)
     """Optimiser of the larger ones, which are sharded."""
     row_dtype: RowDType = "fp32"

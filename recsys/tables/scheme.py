@@ -160,6 +160,10 @@ class Scheme(nn.Module, ABC):
         """A scalar to add to the loss of a training step; None: nothing."""
         return None
 
+    def thresholds(self) -> tuple[nn.Parameter, ...]:
+        """Own parameters that are no numbers of vectors: not for the weight decay of tables."""
+        return ()
+
     def updated_by_itself(self) -> tuple[nn.Parameter, ...]:
         """Own parameters that the dense optimiser leaves out.
 

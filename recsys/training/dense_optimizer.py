@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from features.errors import RunConfigError
 from recsys.tables.embedder import Embedder
+from recsys.tables.scheme import Scheme
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
@@ -36,10 +37,12 @@ def dense_optimizer(
     weight_decay = embedder.config.weight_decay
     if weight_decay is None:
         return factory(dense)
-    of_tables = {id(p) for p in embedder.parameters()}
-    layers = {"params": [p for p in dense if id(p) not in of_tables]}
-    tables = {"params": [p for p in dense if id(p) in of_tables], "weight_decay": weight_decay}
-    optimizer = factory([layers, tables])
+    schemes = cast(Iterable[Scheme], embedder.schemes.values())
+    thresholds = {id(p) for scheme in schemes for p in scheme.thresholds()}
+    of_tables = {id(p) for p in embedder.parameters()} - thresholds
+    layers = [p for p in dense if id(p) not in of_tables]
+    tables = [p for p in dense if id(p) in of_tables]
+    optimizer = factory([{"params": layers}, {"params": tables, "weight_decay": weight_decay}])
     if "weight_decay" not in optimizer.defaults:
         raise RunConfigError(
             f"tables.weight_decay: the optimiser has none, got {weight_decay} for "

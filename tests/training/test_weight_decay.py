@@ -58,6 +58,25 @@ def test_only_tables_have_it(directory, of_tables, of_optimizer, tables, layers)
     assert change_without_gradient(made) == ({tables}, {layers})
 
 
+def test_thresholds_are_no_tables(tmp_path):
+    directory = write_inputs(tmp_path)
+    text = (directory / "ranking.yaml").read_text()
+    tables = "tables:\n  network: {scheme: dhe, rows: 40}\n  soft: {scheme: pep, rows: 10}\n"
+    for name, table in (("user_id", "network"), ("item_id", "soft")):
+        text = text.replace(f"{name}, kind: cat", f"{name}, table: {table}, kind: cat")
+    (directory / "ranking.yaml").write_text(tables + text)
+    made = built(directory, weight_decay=0.1)
+    layers, tables = made.configure_optimizers().param_groups
+    names = {id(parameter): name for name, parameter in made.named_parameters()}
+    of_tables = {names[id(p)] for p in tables["params"]}
+    of_layers = {names[id(p)] for p in layers["params"]}
+    assert of_tables | of_layers == {*names.values()}
+    assert {n for n in of_layers if n.startswith("embedder.")} == {
+        "embedder.schemes.soft.logits_FD"
+    }
+    assert all(name.startswith("embedder.") for name in of_tables)
+
+
 def test_an_optimizer_that_has_none_is_refused(directory):
     made = built(directory, weight_decay=0.1, optimizer=torch.optim.Rprop)
     with pytest.raises(RunConfigError, match=r"tables.weight_decay: .* got 0.1 for Rprop; allowed"):

@@ -79,6 +79,10 @@ class PepScheme(FullScheme, StagedScheme):
             for r in self.table.readers
         }
 
+    def thresholds(self) -> tuple[nn.Parameter, ...]:
+        """The logits, which have a weight decay of their own."""
+        return (self.logits_FD,)
+
     def penalty(self) -> Tensor:
         """Half of the squares of s, times the weight decay."""
         return self.logits_FD.square().sum() * (self.decay / 2)
