@@ -67,13 +67,14 @@ def check_given_up(migration: Migration, resets: Sequence[str]) -> None:
     """
     reasons = {change.name: change.reasons for change in migration.difference.changes}
     mistakes = {
-        name: f"{name}: cannot be kept: {'; '.join(reasons[name])}; give `--reset {name}` to begin "
-        f"it anew, or undo the edit"
+        name: f"{name}: cannot be kept: {'; '.join(reasons[name])}; run `migrate` with `--reset "
+        f"{name}` to begin it anew, or undo the edit"
         for name in migration.difference.resets
         if name not in resets
     }
     mistakes |= {
-        names[0]: f"{names[0]}: {why}; give `--reset {names[0]}` to begin it anew, or undo the edit"
+        names[0]: f"{names[0]}: {why}; run `migrate` with `--reset {names[0]}` to begin it "
+        f"anew, or undo the edit"
         for names, why in migration.lost()
         if not set(names) & {*resets, *mistakes}
     }

@@ -68,6 +68,7 @@ def _sample(job: Job, reader: EventReader, plan: Plan) -> str:
         settings = replace(job.settings, users_per_part=_SAMPLE)
         job = replace(job, settings=settings)
         parts = open_parts(job, reader, output, num_threads=1)
-        if not parts.count:
-            return f"no users in the first {piece.num_rows:,} rows; the others are not read"
-        return str(parts.score(0).frame.head(_SHOWN))
+        frame = parts.score(0).frame
+        if frame.is_empty():
+            return f"nothing to score in the first {piece.num_rows:,} rows; the others are not read"
+        return str(frame.head(_SHOWN))

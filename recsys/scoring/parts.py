@@ -56,7 +56,6 @@ class EventParts:
             else {},
             with_labels=False,
         )
-        self.count = reader.num_parts
 
     def score(self, part: int) -> ScoredPart:
         """Read and score a part.
@@ -120,7 +119,6 @@ class UserParts:
         self._num_threads = num_threads
         self._items = Candidates.of(scorer.item_vectors_VD)
         self._num_users = len(self._store.histories or ())
-        self.count = -(-self._num_users // settings.users_per_part)
 
     def score(self, part: int) -> ScoredPart:
         """Score the users of a part."""

@@ -66,7 +66,7 @@ def _score_missing(
         histories = LogHistories(output.work / HISTORIES)
         log_counts, num_users = histories.read_counts(), len(histories.store.histories or ())
         size = job.settings.users_per_part
-        sizes = [min(size, num_users - first) for first in range(0, num_users, size)]
+        sizes = [min(size, num_users - first) for first in range(0, max(1, num_users), size)]
         num_parts = len(sizes)
     missing = output.missing(range(num_parts)[job.share[0] :: job.share[1]])
     if missing:

@@ -101,13 +101,15 @@ def best_of_each(
     Args:
         scorer: A sequence bundle.
         store: Has the histories.
-        users: History rows; at least one.
+        users: History rows.
         search: Finds them.
         num_threads: Groups of users that are worked on at once.
 
     Raises:
         DataError: a vector is not finite.
     """
+    if not len(users):  # of a log whose every row was rejected
+        return Best(torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0, 0))
     found = list(of_each_user(scorer, store, users, find=search, num_threads=num_threads))
     back_U = torch.cat([places for places, _ in found]).argsort()
     ids_UK = torch.cat([best.ids_BK for _, best in found])[back_U]

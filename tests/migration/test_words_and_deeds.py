@@ -94,7 +94,7 @@ def test_nothing_is_lost_without_a_word(tmp_path, edit, resets, dropped):
     assert found == dropped
     check_given_up(migration, resets)
     for name in resets:
-        with pytest.raises(RunConfigError, match=f"give `--reset {name}` to begin it anew"):
+        with pytest.raises(RunConfigError, match=f"run `migrate` with `--reset {name}`"):
             check_given_up(migration, ())
 
 

@@ -318,6 +318,7 @@ def test_users_that_do_nothing_that_can_be_scored(bundles, own_log, tmp_path, ki
     rows = score(job)["rows"]
     assert (rows["read"], rows["rejected"], rows["written"]) == (500, 500, 0)
     assert len(pl.read_parquet(job.out / "rejects" / "*.parquet")) == 500
+    assert pl.read_parquet(job.out / "part-*.parquet").is_empty()
 
 
 def test_scores_that_are_no_numbers_are_said(bundles, own_log, tmp_path, monkeypatch):

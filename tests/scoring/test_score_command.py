@@ -68,7 +68,7 @@ def test_a_dry_run_says_that_its_rows_have_no_users(bundles, own_log, tmp_path, 
         pl.read_parquet(file).with_columns(nobody).write_parquet(file)
     reject = ("--dry-run", "--on-error", "reject")
     assert run(bundles, "sequence", own_log, tmp_path / "out", *reject) == 0
-    assert "no users in the first 130 rows; the others are not read" in capsys.readouterr().out
+    assert "nothing to score in the first 130 rows; the others" in capsys.readouterr().out
 
 
 def test_ranks_of_torchrun_are_shares(bundles, log, tmp_path, capsys, monkeypatch):
