@@ -27,6 +27,18 @@ def plan_files(feature_set: FeatureSet, folder: Path) -> dict[str, Path]:
     }
 
 
+def copy_plans(feature_set: FeatureSet, *, source: Path, target: Path) -> None:
+    """Put the plans of planned tables beside a copy of their feature file.
+
+    Args:
+        feature_set: Names them.
+        source: Folder of the feature file.
+        target: Folder of the copy.
+    """
+    for plan in plan_files(feature_set, source).values():
+        (target / plan.name).write_bytes(plan.read_bytes())
+
+
 def with_plans(schema: FeatureSchema, folder: Path) -> FeatureSchema:
     """The schema with the plans of its planned tables.
 

@@ -44,7 +44,7 @@ def load_task(checkpoint: Path, manifest: Manifest) -> Task:
 
 
 def untrained_task(checkpoint: Path, manifest: Manifest) -> Task:
-    """The model of a checkpoint with new weights (of seed 0), whole and on the CPU.
+    """The model of a checkpoint with new weights of its run's seed, whole and on the CPU.
 
     Args:
         checkpoint: Directory of a checkpoint.
@@ -55,7 +55,11 @@ def untrained_task(checkpoint: Path, manifest: Manifest) -> Task:
     """
     task = unbuilt_task(checkpoint, manifest)
     # One process holds every table, so none needs to be a sharded one.
-    task.tables_config = replace(TablesConfig(), dense_max_bytes=sys.maxsize, seed=task.seed)
+    task.tables_config = TablesConfig(
+        dense_max_bytes=sys.maxsize,
+        weight_decay=task.tables_config.weight_decay,
+        seed=task.seed,
+    )
     task.build(read_schema(checkpoint))
     return task
 

@@ -16,6 +16,8 @@ from typing import Any
 import polars as pl
 
 from features.errors import RecsysError, RunConfigError
+from features.load import parse_feature_set
+from features.plans import copy_plans
 from features.yaml_tree import parse_yaml
 from recsys.search.grid import Grid, Training, judged_on, shown
 from recsys.search.out_folder import alone_in, check_inputs
@@ -131,12 +133,14 @@ def _feature_files(options: argparse.Namespace, source: Path) -> dict[Cell, str]
 
 
 def _trainings(
-    texts: Mapping[Cell, str], *, seeds: Sequence[int], folder: Path
+    texts: Mapping[Cell, str], *, source: Path, seeds: Sequence[int], folder: Path
 ) -> list[tuple[Cell, Training]]:
-    """All runs, first seeds first; writes their feature files."""
+    """All runs, first seeds first; writes their feature files, and copies plans that these name."""
     folder.mkdir(exist_ok=True)
     for cell, text in texts.items():
         (folder / f"{cell.name}.yaml").write_text(text)
+        feature_set = parse_feature_set(text, name=cell.name)
+        copy_plans(feature_set, source=source.parent, target=folder)
     return [
         (cell, Training(f"{cell.name}_s{seed}", folder / f"{cell.name}.yaml", seed))
         for seed in dict.fromkeys(seeds)
@@ -212,7 +216,8 @@ def _run(options: argparse.Namespace, more: Sequence[str]) -> int:
             "arguments": list(more),
         }
         check_inputs(directory, inputs, work="comparison")
-        trainings = _trainings(texts, seeds=options.seeds, folder=directory / "features")
+        folder = directory / "features"
+        trainings = _trainings(texts, source=source, seeds=options.seeds, folder=folder)
         wanted = [training for _, training in trainings]
         failed = grid.train(wanted, num_workers=options.workers, lock=lock)
     runs = collect(grid, trainings)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from features.fingerprint import fingerprint_ids
 from features.load import parse_feature_set
+from features.plans import copy_plans
 from features.table_plan import write_plan
 from features.table_spec import StagedTable
 from recsys.checkpoint import Manifest, read_manifest
@@ -68,6 +69,7 @@ def compress(
         plan = replace(plan, ids=fingerprint_ids(task.schema, name))
         write_plan(plan, directory / plan_file(name))
     source = checkpoint.parent.parent / "features.yaml"
+    copy_plans(task.schema.feature_set, source=source.parent, target=directory)
     text = with_planned_tables(source.read_text(), {n: s.storage for n, s in schemes.items()})
     unfinished = directory / f"{COMPRESSED}.unfinished"
     unfinished.write_text(text)

@@ -36,7 +36,7 @@ class Grid:
     """Where the runs of one experiment lie.
 
     A run is done when its model has been tested, or trained where there are no test rows; so a
-    grid that was cut off goes on where it was.
+    grid that was cut off goes on where it was, at the last checkpoint of the run in progress.
 
     Attributes:
         experiment: Its file.
@@ -100,6 +100,7 @@ class Grid:
         command += ["--data.features", str(training.features)]
         command += ["--seed_everything", str(training.seed)]
         command += ["--run.root", str(self.directory / "runs"), "--run.name", training.name]
+        command += ["--run.test", "true", "--run.resume", "auto"]
         environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads)}
         with self.log_file(training.name).open("w") as log:
             return subprocess.run(

@@ -63,7 +63,9 @@ def check_inputs(folder: Path, inputs: Mapping[str, object], *, work: str) -> No
     """
     file = folder / _INPUTS
     if not file.is_file():
-        file.write_text(json.dumps(inputs, indent=2) + "\n")
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(inputs, indent=2) + "\n")
+        unfinished.replace(file)
         return
     before = json.loads(file.read_text())
     changed = [name for name, value in inputs.items() if before.get(name) != value]

@@ -88,7 +88,7 @@ def probe_trained(run: HistoryRun, *, num_batches: int) -> Probe:
 def probe_training(run: HistoryRun, *, num_steps: int) -> list[Probe]:
     """Train new weights as the run did, and measure every step; four probes, one after another.
 
-    The weights are those of seed 0, in full precision and in one process; tables that the run
+    The weights begin as the run's did, in full precision and in one process; tables that the run
     shards are trained by its dense optimiser.
 
     Args:
@@ -113,7 +113,7 @@ def probe_training(run: HistoryRun, *, num_steps: int) -> list[Probe]:
 def _backward(task: RankingTask, batch: Batch, columns: HistoryColumns) -> dict[str, RoleGradient]:
     """Gradients of the training loss; those of the weights are left where an optimiser looks."""
     copies = copied(task.embedder(batch), columns)
-    torch.stack(task.losses(copies, batch)).sum().backward()
+    task.with_penalty(torch.stack(task.losses(copies, batch)).sum()).backward()
     return role_gradients(copies, batch, columns, task.embedder)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from features.errors import RunConfigError
 from recsys.search.out_folder import alone_in
+from recsys.training.interruption import SIGNALS, STOPPED, signals_restored
 
 _TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
@@ -55,6 +55,7 @@ class Stages:
 
         Raises:
             RunConfigError: the training failed; it has said why.
+            SystemExit: it was asked to stop, and can go on.
         """
         done = self.directory / f"{name}.done"
         if done.is_file():
@@ -68,7 +69,9 @@ class Stages:
         command += ["--run.root", str(self.directory), "--run.name", name]
         # The file may ask for `run.resume`, which finds a checkpoint by itself.
         command += ["--ckpt_path", "last", "--run.resume", "null"] if resumed else []
-        code = subprocess.run(command, check=False, pass_fds=self._locks).returncode
+        code = _exit_code(subprocess.Popen(command, pass_fds=self._locks))
+        if code == STOPPED:
+            raise SystemExit(code)
         if code:
             raise RunConfigError(
                 f"{run}: train.py ended with code {code}; see its message above, and call this "
@@ -76,9 +79,13 @@ class Stages:
             )
         done.touch()
 
-    def results(self, name: str) -> dict[str, Any]:
-        """The `metrics.json` of a training."""
-        return json.loads((self.directory / name / "metrics.json").read_text())
+
+def _exit_code(training: subprocess.Popen[bytes]) -> int:
+    """That of a training, which is waited for when this process is asked to stop, and told so."""
+    with signals_restored():
+        for number in SIGNALS:
+            signal.signal(number, lambda number, _: training.send_signal(number))
+        return training.wait()
 
 
 def _is_checkpoint(path: Path) -> bool:

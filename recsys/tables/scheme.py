@@ -161,7 +161,7 @@ class Scheme(nn.Module, ABC):
         return None
 
     def thresholds(self) -> tuple[nn.Parameter, ...]:
-        """Own parameters that are no numbers of vectors: not for the weight decay of tables."""
+        """Own parameters that are no numbers of vectors: without any weight decay."""
         return ()
 
     def updated_by_itself(self) -> tuple[nn.Parameter, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from features.errors import FeatureConfigError
 from features.table_plan import TablePlan
@@ -72,6 +72,16 @@ class SearchedScheme(StagedScheme):
         Args:
             weights: Whole trained physical tables, by name.
         """
+
+
+def have_finished(schemes: Iterable[nn.Module]) -> bool:
+    """Whether those of a first training, of which there are some, all have what their plans need.
+
+    Args:
+        schemes: Of all tables.
+    """
+    staged = [scheme for scheme in schemes if isinstance(scheme, StagedScheme)]
+    return bool(staged) and all(scheme.is_finished for scheme in staged)
 
 
 def plan_of(table: LogicalTable) -> TablePlan:

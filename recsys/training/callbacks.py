@@ -136,9 +136,11 @@ class LastCheckpoint(_Checkpoint):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep it where validations are once an epoch, and at the end."""
+        """Keep it where validations are once an epoch, and at the end, whatever ends it."""
         super().on_train_epoch_end(trainer, pl_module)
-        if is_last_step(trainer) and self._last_global_step_saved != trainer.global_step:
+        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        is_end = is_last_step(trainer) or is_last_epoch or trainer.should_stop
+        if is_end and self._last_global_step_saved != trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 

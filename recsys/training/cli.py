@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
 from features.errors import RecsysError, RunConfigError
-from features.plans import plan_files
+from features.plans import copy_plans
 from recsys.checkpoint import find_checkpoint, read_manifest
 from recsys.data.module import RecsysData
 from recsys.training.callbacks import EpochLines, run_callbacks
@@ -244,8 +244,7 @@ class RecsysCLI(LightningCLI):
         (self.directory / "config.json").write_text(json.dumps(self.model.config, indent=2) + "\n")
         source = self.datamodule.features_file
         (self.directory / "features.yaml").write_text(source.read_text())
-        for plan in plan_files(self.datamodule.feature_set, source.parent).values():
-            (self.directory / plan.name).write_bytes(plan.read_bytes())
+        copy_plans(self.datamodule.feature_set, source=source.parent, target=self.directory)
 
 
 def _summary(directory: Path) -> str:

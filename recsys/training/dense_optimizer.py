@@ -21,7 +21,8 @@ def dense_optimizer(
 ) -> Optimizer:
     """Make the optimiser of a model's layers and replicated tables.
 
-    Tables are its second group of parameters where they have a weight decay of their own.
+    Tables are a group of parameters of their own where they have another weight decay than layers;
+    so are thresholds, which have none but what their schemes add to the loss.
 
     Args:
         factory: Makes the optimiser.
@@ -33,17 +34,19 @@ def dense_optimizer(
     """
     others = [*embedder.sharded_parameters(), *embedder.updated_by_schemes()]
     left_out = {id(p) for p in others}
-    dense = [p for p in model.parameters() if id(p) not in left_out]
-    weight_decay = embedder.config.weight_decay
-    if weight_decay is None:
-        return factory(dense)
+    layers = {id(p): p for p in model.parameters() if id(p) not in left_out}
     schemes = cast(Iterable[Scheme], embedder.schemes.values())
-    thresholds = {id(p) for scheme in schemes for p in scheme.thresholds()}
-    of_tables = {id(p) for p in embedder.parameters()} - thresholds
-    layers = [p for p in dense if id(p) not in of_tables]
-    tables = [p for p in dense if id(p) in of_tables]
-    optimizer = factory([{"params": layers}, {"params": tables, "weight_decay": weight_decay}])
-    if "weight_decay" not in optimizer.defaults:
+    of_thresholds = [p for scheme in schemes for p in scheme.thresholds()]
+    thresholds = [layers.pop(id(p)) for p in of_thresholds if id(p) in layers]
+    groups: list[dict[str, Any]] = []
+    weight_decay = embedder.config.weight_decay
+    if weight_decay is not None:
+        tables = [layers.pop(id(p)) for p in embedder.parameters() if id(p) in layers]
+        groups.append({"params": tables, "weight_decay": weight_decay})
+    if thresholds:
+        groups.append({"params": thresholds, "weight_decay": 0.0})
+    optimizer = factory([{"params": list(layers.values())}, *groups])
+    if weight_decay is not None and "weight_decay" not in optimizer.defaults:
         raise RunConfigError(
             f"tables.weight_decay: the optimiser has none, got {weight_decay} for "
             f"{type(optimizer).__name__}; allowed with torch.optim.Adam, AdamW, SGD, Adagrad and "

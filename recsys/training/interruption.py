@@ -22,7 +22,7 @@ STOPPED = os.EX_TEMPFAIL
 """Exit code of a run that was asked to stop and can go on: 75."""
 
 # What schedulers send: Kubernetes and SLURM, a person's Ctrl-C, SLURM's `--signal=USR1@SECONDS`.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # A terminal and torchrun both pass Ctrl-C on to every process: that is one request, not two.
 _SAME_REQUEST_S = 1.0
 
@@ -30,7 +30,7 @@ _SAME_REQUEST_S = 1.0
 @contextmanager
 def signals_restored() -> Iterator[None]:
     """Gives signals back their handlers in the end."""
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
@@ -57,7 +57,7 @@ class Interruption(Callback):
 
     def listen(self) -> None:
         """Take the signals over."""
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, self._receive)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -126,7 +126,7 @@ class Interruption(Callback):
         return bool(is_asked)
 
     def _stop(self, trainer: Trainer, when: str) -> NoReturn:
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # nothing is left to save: only to leave
         if trainer.is_global_zero:
             name = "another process" if self._received is None else self._received.name

@@ -16,6 +16,7 @@ from recsys.metrics import RankingMetrics
 from recsys.nn.searching_ranker import SearchingRanker
 from recsys.protocols import Ranker
 from recsys.tables.config import TablesConfig
+from recsys.tables.staged import SearchedScheme
 from recsys.training.compiler import check_compiler
 from recsys.training.dense_optimizer import OptimizerFactory
 from recsys.training.task import BegunStep, SchedulerFactory, Task
@@ -75,6 +76,7 @@ class RankingTask(Task):
                 f"unpooled {', '.join(layout.sequences)}; set `pooling: mean` or `sum` on the "
                 f"sequence, or take a model that reads histories, such as DARE"
             )
+        self._check_searched()
         self._check_equal_values()
         self.metrics = torch.nn.ModuleDict(
             {
@@ -157,6 +159,15 @@ class RankingTask(Task):
             values |= {f"{name}/{label}": value for name, value in metrics.compute().items()}
             metrics.reset()
         return values
+
+    def _check_searched(self) -> None:
+        schemes = self.embedder.schemes.items()
+        searched = [name for name, scheme in schemes if isinstance(scheme, SearchedScheme)]
+        if searched and self.ranker.reads_histories:
+            raise FeatureConfigError(
+                f"tables.{searched[0]}: widths are searched for rankers that read no histories, "
+                f"got {type(self.ranker).__name__}; take another scheme, or another ranker"
+            )
 
     def _check_equal_values(self) -> None:
         """Refuse a search for equal vectors of tables that have one for targets, one for events."""

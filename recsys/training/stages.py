@@ -11,7 +11,7 @@ from features.errors import RunConfigError
 from features.spec import FeatureSet
 from features.table_spec import StagedTable
 from recsys.tables.schemes import staged_schemes
-from recsys.tables.staged import SearchedScheme, StagedScheme
+from recsys.tables.staged import SearchedScheme, StagedScheme, have_finished
 from recsys.training.task import Task
 
 
@@ -64,16 +64,7 @@ class StopWhenFinished(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self._stop_if_finished(trainer, pl_module)
-
-    @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A training that had finished when it was ended takes no further step."""
-        self._stop_if_finished(trainer, pl_module)
-
-    def _stop_if_finished(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See after every step."""
         assert isinstance(pl_module, Task)
-        schemes = pl_module.embedder.schemes.values()
-        staged = [scheme for scheme in schemes if isinstance(scheme, StagedScheme)]
-        if staged and all(scheme.is_finished for scheme in staged):
+        if have_finished(pl_module.embedder.schemes.values()):
             trainer.should_stop = True

@@ -27,6 +27,7 @@ from recsys.tables.hashing import salt
 from recsys.tables.layout import field_layout
 from recsys.tables.logical import LogicalTable, logical_tables
 from recsys.tables.scheme import AfterStep, BeforeView
+from recsys.tables.staged import have_finished
 from recsys.training.dense_optimizer import OptimizerFactory, dense_optimizer
 from recsys.types import Batch, FieldLayout
 
@@ -215,6 +216,8 @@ class Task(LightningModule, ABC):
         self._check_length(self.trainer.estimated_stepping_batches)
         self._say_how_rows_are_rounded()
         self._after_steps = self.after_steps()
+        if have_finished(self.embedder.schemes.values()):  # a warm-up resumed behind its last step
+            self.trainer.should_stop = True
         self._before_views = before_views(self.embedder)
 
     def after_steps(self) -> tuple[AfterStep, ...]:

@@ -168,10 +168,23 @@ def test_widths_of_sequence_tasks_are_not_searched(tmp_path):
         check_stages(feature_set, warm_up=True, reads="sequence")
 
 
-def test_a_training_that_its_patience_had_ended_takes_no_further_step(tmp_path):
+def test_widths_of_rankers_that_read_histories_are_not_searched(tmp_path, capfd):
+    file = inputs(tmp_path, SPECS["optembed"])
+    features = tmp_path / "features.yaml"
+    features.write_text(features.read_text().replace(", pooling: mean", ""))
+    file.write_text(file.read_text().replace("DeepFM", "DARE").replace("dropout: 0.5", "top_k: 2"))
+    assert recsys_command("search", "-c", file, "--out", tmp_path / "out") == 2
+    said = capfd.readouterr()
+    assert "tables.shared: widths are searched for rankers that read no histories, got DARE" in (
+        said.err + said.out
+    )
+
+
+@pytest.mark.parametrize("often", [(), ("--run.checkpoint_every_steps", 1000)])
+def test_a_training_that_its_patience_had_ended_takes_no_further_step(tmp_path, often):
     """As where it was killed after its last checkpoint."""
     file = inputs(tmp_path, SPECS["full"])
-    more = ("--trainer.max_epochs", 30, "--run.patience", 1, "--run.test", "false")
+    more = ("--trainer.max_epochs", 30, "--run.patience", 1, "--run.test", "false", *often)
     assert train_command("fit", "-c", file, *more) == 0
     last = tmp_path / "runs" / "experiment" / "checkpoints" / "last.ckpt"
     step = read_manifest(last).step

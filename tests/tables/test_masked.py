@@ -10,7 +10,7 @@ from gloo import WORLD_SIZES, run_processes, whole
 from tables.conftest import reader
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from features.errors import FeatureConfigError
+from features.errors import FeatureConfigError, RunConfigError
 from features.table_plan import TablePlan, read_plan, write_plan
 from features.table_spec import AutoSrhTable, MaskedTable, PepTable
 from recsys.tables.after_steps import after_steps
@@ -246,7 +246,7 @@ def test_dimensions_of_groups_are_kept_from_the_largest_factor_on():
     scheme.factors_GD.data = factors
     plan = scheme.plan({"t": whole_rows(scheme)})
     expected = torch.zeros(NUM_IDS, DIM).bool()
-    expected[:15, [2, 0]] = True  # 15 + 10 + 15 + 10 + 15 = 65; 15 more do not fit
+    expected[:15, [2, 0]] = True  # 15 + 10 + 15 + 10 + 15 = 65; 15 or 10 more do not fit
     expected[15:30, 7] = True
     expected[30:40, 0] = True
     expected[40:, 3] = True
@@ -259,12 +259,34 @@ def test_dimensions_of_groups_are_kept_from_the_largest_factor_on():
     assert kept(scheme.plan({})).sum() == 15
 
 
-@pytest.mark.parametrize("table", [pep, autosrh])
-def test_budgets_that_hold_all_or_nothing_are_refused(table):
+def test_groups_that_do_not_fit_leave_their_room_to_smaller_ones():
+    # Groups of 30 and 20 ids.
+    scheme = build_scheme(autosrh(num_groups=1, budget=50 + 25 * 5))
+    scheme.factors_GD.data = torch.rand(2, DIM) / 2
+    scheme.factors_GD.data[0, 3], scheme.factors_GD.data[1, 6] = 0.9, 0.8
+    expected = torch.zeros(NUM_IDS, DIM).bool()
+    expected[30:, 6] = True
+    assert torch.equal(kept(scheme.plan({})), expected)
+    scheme.factors_GD.data[1] = 0
+    with pytest.raises(RunConfigError, match=r"tables.t: nothing would be kept"):
+        scheme.plan({})
+
+
+@pytest.mark.parametrize(("table", "least"), [(pep, 1), (autosrh, 3)])
+def test_budgets_that_hold_all_or_nothing_are_refused(table, least):
     with pytest.raises(FeatureConfigError, match=r"holds the whole table, .* to 1599 bytes"):
         build_scheme(table(budget=1600))
-    with pytest.raises(FeatureConfigError, match="got 54; allowed 55 bytes and up"):
-        build_scheme(table(budget=54))
+    least_bytes = 50 + 5 * least
+    found = f"got {least_bytes - 1}; allowed {least_bytes} bytes and up"
+    with pytest.raises(FeatureConfigError, match=found):
+        build_scheme(table(budget=least_bytes - 1))
+
+
+def test_thresholds_that_meet_the_budget_before_any_training_are_refused():
+    # .05 (1 - 70 / 400) is the logistic function of -3.146.
+    build_scheme(pep(start=-3.16))
+    with pytest.raises(FeatureConfigError, match=r"t.start: .* got -3.14; allowed below -3.15"):
+        build_scheme(pep(start=-3.14))
 
 
 # --------------------------------------------------------------------------------------- sharding

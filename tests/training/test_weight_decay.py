@@ -58,23 +58,25 @@ def test_only_tables_have_it(directory, of_tables, of_optimizer, tables, layers)
     assert change_without_gradient(made) == ({tables}, {layers})
 
 
-def test_thresholds_are_no_tables(tmp_path):
+@pytest.mark.parametrize("of_tables", [0.1, None])
+def test_thresholds_have_none(tmp_path, of_tables):
     directory = write_inputs(tmp_path)
     text = (directory / "ranking.yaml").read_text()
     tables = "tables:\n  network: {scheme: dhe, rows: 40}\n  soft: {scheme: pep, rows: 10}\n"
     for name, table in (("user_id", "network"), ("item_id", "soft")):
         text = text.replace(f"{name}, kind: cat", f"{name}, table: {table}, kind: cat")
     (directory / "ranking.yaml").write_text(tables + text)
-    made = built(directory, weight_decay=0.1)
-    layers, tables = made.configure_optimizers().param_groups
+    adam = partial(torch.optim.Adam, weight_decay=0.2)
+    made = built(directory, weight_decay=of_tables, optimizer=adam)
     names = {id(parameter): name for name, parameter in made.named_parameters()}
-    of_tables = {names[id(p)] for p in tables["params"]}
-    of_layers = {names[id(p)] for p in layers["params"]}
-    assert of_tables | of_layers == {*names.values()}
-    assert {n for n in of_layers if n.startswith("embedder.")} == {
-        "embedder.schemes.soft.logits_FD"
+    threshold = "embedder.schemes.soft.logits_FD"
+    expected = {
+        n: 0 if n == threshold else of_tables if of_tables and n.startswith("embedder.") else 0.2
+        for n in names.values()
     }
-    assert all(name.startswith("embedder.") for name in of_tables)
+    groups = made.configure_optimizers().param_groups
+    assert {names[id(p)]: g["weight_decay"] for g in groups for p in g["params"]} == expected
+    assert sum(len(group["params"]) for group in groups) == len(expected)
 
 
 def test_an_optimizer_that_has_none_is_refused(directory):

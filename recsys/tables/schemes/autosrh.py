@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from features.errors import RunConfigError
 from features.table_plan import TablePlan
 from features.table_spec import AutoSrhTable
 from recsys.tables.logical import LogicalTable
@@ -29,8 +30,8 @@ class AutoSrhScheme(FullScheme, StagedScheme):
     falling frequency, so that a group has ids of like frequency. Factors start at 1/2, before rows
     that are twice as long for it, and move against their gradient, by one length for all factors of
     the table together, within 0 and 1.
-    Then dimensions of groups are kept from the largest factor on as long as the budget has room,
-    and trained again from their first values, without factors.
+    Then dimensions of groups are kept from the largest factor on, those that the budget has room
+    for, and trained again from their first values, without factors.
 
     Args:
         table: The logical table.
@@ -38,7 +39,7 @@ class AutoSrhScheme(FullScheme, StagedScheme):
         seed: Of the table's first values.
 
     Raises:
-        FeatureConfigError: a reader's ids are unbounded, or the budget holds no number, or all.
+        FeatureConfigError: a reader's ids are unbounded, or the budget holds no group, or all.
 
     Source: Kong et al., AutoSrh (2022), section 4; groups, rates and penalty as in Hetu (2024),
     https://arxiv.org/abs/2311.15578.
@@ -51,14 +52,17 @@ class AutoSrhScheme(FullScheme, StagedScheme):
 
     storage: ClassVar[str] = "masked"
     combines_linearly = False
+    is_made_of_rows = False  # they are multiplied by factors
     takes_half_rows = False
 
     def __init__(self, table: LogicalTable, *, spec: AutoSrhTable, seed: int) -> None:
         super().__init__(table)
         self.seed, self.l1, self.lr = seed, spec.l1, spec.lr
         self.num_groups = spec.num_groups
-        self.num_kept = num_kept(table, self.physical_tables[0])
         self.places = {name: place for place, name in enumerate(self.own)}
+        sizes = self._groups_of_rows().bincount()
+        smallest = int(sizes[sizes > 0].min())
+        self.num_kept = num_kept(table, self.physical_tables[0], at_least=smallest)
         [self.retrained] = self.physical_tables
         bound = self.retrained.init_bound / START
         self.physical_tables = (replace(self.retrained, init_bound=bound),)
@@ -102,19 +106,32 @@ class AutoSrhScheme(FullScheme, StagedScheme):
 
     @torch.no_grad()
     def plan(self, weights: Mapping[str, Tensor]) -> TablePlan:
-        """Dimensions of groups, from the largest factor on, as long as there is room."""
-        groups_V = torch.cat(
-            [self._groups(name, torch.arange(block.size)) for name, block in self.own.items()]
-        )
+        """Dimensions of groups, from the largest factor on, that there is room for.
+
+        Raises:
+            RunConfigError: there is none.
+        """
+        groups_V = self._groups_of_rows()
         factors_GD = self.factors_GD.cpu()
         sizes_G = torch.bincount(groups_V, minlength=len(factors_GD))
-        sizes = sizes_G[:, None].expand_as(factors_GD).flatten()
-        order = factors_GD.flatten().argsort(descending=True, stable=True)
-        has_room = sizes[order].cumsum(0) <= self.num_kept
         is_kept_GD = torch.zeros_like(factors_GD, dtype=torch.bool)
-        is_kept_GD.view(-1)[order[has_room]] = True
-        is_kept_GD &= factors_GD > 0
+        room = self.num_kept
+        for place in factors_GD.flatten().argsort(descending=True, stable=True).tolist():
+            group, dimension = divmod(place, self.table.dim)
+            size = int(sizes_G[group])
+            if size <= room and factors_GD[group, dimension] > 0:
+                is_kept_GD[group, dimension] = True
+                room -= size
+        if not is_kept_GD.any():
+            raise RunConfigError(
+                f"tables.{self.table.name}: nothing would be kept, got no factor above 0 of a "
+                f"group that the budget has room for; lower l1 or lr, or raise the budget"
+            )
         return masked_plan(is_kept_GD[groups_V], self.retrained, seed=self.seed)
+
+    def _groups_of_rows(self) -> Tensor:
+        ranges = {name: torch.arange(block.size) for name, block in self.own.items()}
+        return torch.cat([self._groups(name, ids) for name, ids in ranges.items()])
 
     def _groups(self, feature: str, ids: Tensor) -> Tensor:
         """Rows of the factors, of ids of a feature."""

@@ -168,16 +168,17 @@ class DPQScheme(Scheme):
 
 
 def _scores(queries_LPW: Tensor, keys_PKW: Tensor, *, by_distance: bool) -> Tensor:
-    """The larger, the better (P, L, K)."""
+    """The larger, the better (P, L, K); in full precision, as a bundle picks its codes."""
     # By distance: twice the product, without the square of the query, which all keys share.
     squares_P1K = keys_PKW.square().sum(2).unsqueeze(1)
-    return torch.baddbmm(
-        squares_P1K,
-        queries_LPW.transpose(0, 1),
-        keys_PKW.transpose(1, 2),
-        beta=-1 if by_distance else 0,
-        alpha=2 if by_distance else 1,
-    )
+    with torch.autocast(queries_LPW.device.type, enabled=False):
+        return torch.baddbmm(
+            squares_P1K,
+            queries_LPW.transpose(0, 1),
+            keys_PKW.transpose(1, 2),
+            beta=-1 if by_distance else 0,
+            alpha=2 if by_distance else 1,
+        )
 
 
 def _best(scores_PLK: Tensor, is_rare_L: Tensor, num_rare_choices: int) -> Tensor:

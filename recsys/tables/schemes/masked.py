@@ -110,16 +110,21 @@ def masked_plan(is_kept_VD: Tensor, table: PhysicalTable, *, seed: int) -> Table
     )
 
 
-def num_kept(table: LogicalTable, physical: PhysicalTable) -> int:
+def num_kept(table: LogicalTable, physical: PhysicalTable, *, at_least: int = 1) -> int:
     """How many numbers a masked table may keep.
 
+    Args:
+        table: Says how many bytes.
+        physical: Of the first training.
+        at_least: Numbers that are kept or not together.
+
     Raises:
-        FeatureConfigError: none, or all of them.
+        FeatureConfigError: fewer than that, or all of them.
     """
     form, allowed = SparseForm(physical.num_rows, physical.dim), bytes_for(table)
     if physical.num_bytes <= allowed:
         raise too_many_bytes(table, most=physical.num_bytes - 1)
     found = form.most_nonzeros(allowed)
-    if found < 1:
-        raise too_few_bytes(table, least=form.num_bytes(1))
+    if found < at_least:
+        raise too_few_bytes(table, least=form.num_bytes(at_least))
     return found

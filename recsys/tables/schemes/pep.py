@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from features.errors import FeatureConfigError
 from features.table_plan import TablePlan
 from features.table_spec import PepTable
 from recsys.tables.logical import LogicalTable
 from recsys.tables.magnitudes import over_ranks
-from recsys.tables.scheme import AfterStep, Part
+from recsys.tables.scheme import AfterStep, Part, PhysicalTable
 from recsys.tables.schemes.full import FullScheme
 from recsys.tables.schemes.masked import masked_plan, num_kept
 from recsys.tables.staged import StagedScheme
@@ -35,7 +37,8 @@ class PepScheme(FullScheme, StagedScheme):
         seed: Of the table's first values.
 
     Raises:
-        FeatureConfigError: a reader's ids are unbounded, or the budget holds no number, or all.
+        FeatureConfigError: a reader's ids are unbounded, the budget holds no number, or all, or
+            thresholds leave no more than it holds from the start.
 
     Source: Liu et al., PEP (2021), https://arxiv.org/abs/2101.07577, section 3.
 
@@ -48,6 +51,7 @@ class PepScheme(FullScheme, StagedScheme):
     storage: ClassVar[str] = "masked"
     takes: ClassVar[Literal["best", "last"]] = "last"
     combines_linearly = False
+    is_made_of_rows = False  # they are shrunk
     takes_half_rows = False
 
     def __init__(self, table: LogicalTable, *, spec: PepTable, seed: int) -> None:
@@ -55,6 +59,7 @@ class PepScheme(FullScheme, StagedScheme):
         self.seed, self.decay = seed, spec.decay
         [physical] = self.physical_tables
         self.num_kept = num_kept(table, physical)
+        _check_start(spec.start, table=physical, num_kept=self.num_kept)
         self.places = {name: place for place, name in enumerate(self.own)}
         shape = {
             "table": (1, 1),
@@ -88,9 +93,9 @@ class PepScheme(FullScheme, StagedScheme):
         return self.logits_FD.square().sum() * (self.decay / 2)
 
     def after_steps(self, parts: Sequence[Part]) -> AfterStep:
-        """See every tenth time whether what is left meets the budget."""
+        """See now, and every tenth time, whether what is left meets the budget."""
+        self._num_left = self._count_left(parts)
 
-        @torch.no_grad()
         def look(step: int) -> None:
             if (step + 1) % EVERY_STEPS == 0:
                 self._num_left = self._count_left(parts)
@@ -142,6 +147,7 @@ class PepScheme(FullScheme, StagedScheme):
             threshold = self._threshold(name)
             yield part.values[first:last], threshold[columns] if len(threshold) > 1 else threshold
 
+    @torch.no_grad()
     def _count_left(self, parts: Sequence[Part]) -> int:
         """Numbers of the whole table above their thresholds."""
         blocks = [found for part in parts for found in self._blocks(part)]
@@ -154,3 +160,16 @@ class PepScheme(FullScheme, StagedScheme):
         [physical] = self.physical_tables
         # Of a replicated table each rank counts all numbers.
         return left * physical.num_rows * physical.dim // held
+
+
+def _check_start(start: float, *, table: PhysicalTable, num_kept: int) -> None:
+    """Refuse thresholds that leave nothing to be found by training."""
+    share = num_kept / (table.num_rows * table.dim)
+    # First values are uniform: the share above a threshold falls evenly with it.
+    threshold = table.init_bound * (1 - share)
+    highest = math.log(threshold / (1 - threshold))
+    if start >= highest:
+        raise FeatureConfigError(
+            f"tables.{table.name}.start: thresholds leave no more than the budget stores before "
+            f"any training, got {start}; allowed below {highest:.2f}; lower it"
+        )
