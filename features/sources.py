@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 import polars as pl
@@ -169,7 +170,8 @@ def _find(
                 f"write `{pattern.rstrip('/')}/*.parquet`"
             )
         elif glob.has_magic(pattern):
-            names = glob.glob(pattern, root_dir=data_dir, recursive=True)
+            found_names = glob.glob(pattern, root_dir=data_dir, recursive=True)
+            names = [name for name in found_names if _is_meant(name, pattern)]
             matches = sorted(data_dir / name for name in names)
             found += [match for match in matches if match.is_file()]
             if not matches:
@@ -180,6 +182,15 @@ def _find(
                 f"sources.{name}: no such file, got {str(path)!r}{did_you_mean(path.name, beside)}"
             )
     return found
+
+
+def _is_meant(name: str, pattern: str) -> bool:
+    """Whether no wildcard of a glob stands for the beginning of a name that writers keep."""
+    given = [part for part in pattern.split("/") if part.startswith("_")]
+    return not any(
+        part.startswith("_") and not any(fnmatch(part, own) for own in given)
+        for part in name.split("/")
+    )
 
 
 def _schemas(files: dict[str, list[Path]]) -> dict[str, dict[str, pl.DataType]]:

@@ -62,7 +62,7 @@ class HistoryRanker(SearchingRanker):
         ages: Whether events know how many events ago they were; attention that learns does, too.
         age_width: Width of the vectors of ages; null for that of the sequence's first column.
         projections: Whether target and events pass a linear layer each, for attention and for
-            representation.
+            representation; over all columns, without bias.
         num_bits: Length of a sign code.
         mlp: Widths of the head's layers.
         batch_norm: Whether the head normalises its input over the batch.

@@ -52,7 +52,7 @@ def items_of_bundle(bundle: Path, *, option: str) -> BundleItems:
         option: Who names it, for messages.
 
     Raises:
-        RunConfigError: it is none of a sequence model, or its items cannot be named.
+        RunConfigError: it is none of a sequence model.
         SchemaMismatchError: it is not whole.
         DataError: a vector of an item is not finite.
     """
@@ -65,7 +65,7 @@ def items_of_bundle(bundle: Path, *, option: str) -> BundleItems:
             f"{option}: has no vectors of items, got {bundle}, a bundle of task {manifest.task}; "
             f"allowed one of a sequence model"
         )
-    names = item_names(schema, where=f"{option}: {bundle}: ")
+    names = item_names(schema)
     tables = BundleTables(bundle, manifest=manifest, schema=schema)
     vectors_VD = tables.item_vectors_VD.clone()  # one that may be part of a loss
     if not vectors_VD[1:].isfinite().all():

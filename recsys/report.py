@@ -14,6 +14,7 @@ from rich.table import Table
 
 from features.errors import DataError, RecsysError, RunConfigError, did_you_mean
 from recsys.metrics import RankingMetrics
+from recsys.scoring.output import COMPLETE, PLAN
 
 _SHOWN = ("auc", "logloss", "gauc", "normalized_entropy", "calibration")
 
@@ -80,6 +81,11 @@ def report(
 
 
 def _read(directory: Path) -> pl.DataFrame:
+    if (directory / PLAN).is_file() and not (directory / COMPLETE).is_file():
+        raise DataError(
+            f"{directory}: is unfinished, got no {COMPLETE}; run `python -m recsys score ... --out "
+            f"{directory}` again"
+        )
     files = sorted(directory.glob("*.parquet"))
     if not files:
         raise DataError(

@@ -103,6 +103,10 @@ class Histories:
         last_B[has_event_B] = values[(self.offsets[users_B] + ends_B - 1)[has_event_B]]
         return last_B
 
+    def lengths_of(self, users_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of events of some history rows."""
+        return self.offsets[users_B + 1] - self.offsets[users_B]
+
     def _begins(self, users_B: NDArray[np.int64], ends_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the histories begin, after a look at whether all that is asked for is there."""
         if len(users_B) and (users_B.min() < 0 or users_B.max() >= len(self)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from features.columns import sequence_column, time_column
 from features.errors import FeatureConfigError
-from features.spec import FeatureSet, Sequence
+from features.spec import Categorical, FeatureSet, Sequence, VocabEncoding
 from recsys.data.layout import item_feature
 
 
@@ -38,13 +38,21 @@ class ItemSequence:
         """The one such sequence of a feature set.
 
         Raises:
-            FeatureConfigError: it has no item feature, not one sequence of it, or a pooled one.
+            FeatureConfigError: it has no item feature or one without a vocabulary, not one sequence
+                of it, or a pooled one.
         """
         item = item_feature(feature_set)
         if item is None:
             raise FeatureConfigError(
                 f"entity.item: a sequence task needs a categorical feature of this name, "
                 f"got {feature_set.entity.item!r}; add it to features"
+            )
+        owner = item if item.like is None else feature_set.feature(item.like)
+        assert isinstance(owner, Categorical), "what a categorical feature is like is one"
+        if not isinstance(owner.encoding, VocabEncoding):
+            raise FeatureConfigError(
+                f"features.{owner.name}.encoding: the items of a sequence task are numbered from "
+                f"1, and 0 is none of them, got {owner.encoding.kind}; allowed vocab; leave it out"
             )
         found = [s for s in feature_set.of_kind(Sequence) if item.name in s.columns]
         if len(found) != 1:

@@ -99,9 +99,9 @@ def user_batches(
     assert store.histories is not None, "sequences need a user column"
     if users is None:
         users = np.arange(len(store.histories))
-    ends = np.diff(store.histories_of(items.feature).offsets)[users]
+    ends = store.histories_of(items.feature).lengths_of(users)
     rows = {
-        columns.POSITION: np.diff(store.histories.offsets)[users],
+        columns.POSITION: store.histories.lengths_of(users),
         **history_columns(store, items.feature, users=users, ends=ends),
         items.item: np.zeros(len(users), np.int64),  # nothing is known to come next
         columns.WEIGHT: np.ones(len(users), np.float32),

@@ -19,9 +19,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import xxhash
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from features.errors import DataError
 from features.fit import fit_file
@@ -128,6 +130,12 @@ class EncodedStore:
     def read_users(self) -> pl.Series:
         """Raw id of every history row."""
         return pl.read_parquet(self.users_file, glob=False)["user"]
+
+    def names_of(self, users: NDArray[np.int64]) -> pl.Series:
+        """Raw ids of some history rows; no others are read than from the first to the last."""
+        first, last = (int(users.min()), int(users.max())) if len(users) else (0, -1)
+        names = pl.scan_parquet(self.users_file, glob=False).slice(first, last - first + 1)
+        return names.collect()["user"].gather(users - first)
 
     def histories_of(self, sequence: Sequence) -> Histories:
         """The events of every user that a sequence may contain."""

@@ -75,8 +75,8 @@ def align(task: Task, older: Path, *, width: int | None) -> Alignment:
         width: First numbers that are kept of the model's vectors. None: all.
 
     Raises:
-        RunConfigError: one of both is no sequence model, items cannot be named, vectors cannot be
-            compared, or there is no item in common.
+        RunConfigError: one of both is no sequence model, vectors cannot be compared, or there is
+            no item in common.
         SchemaMismatchError: the older bundle is not whole.
         DataError: its vectors, or the model's, are not finite.
     """

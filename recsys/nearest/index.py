@@ -146,7 +146,9 @@ def _most_seen(seen: Seen | None) -> int:
     """How many places of an answer may be those of seen items."""
     if seen is None or not len(seen.lengths_B):
         return 0
-    return int(seen.lengths_B.max())
+    users = torch.arange(len(seen.lengths_B)).repeat_interleave(seen.lengths_B)
+    different = torch.stack([users, seen.values]).unique(dim=1)
+    return int(different[0].bincount(minlength=1).max())
 
 
 def _built(faiss: Any, vectors_CD: Tensor, *, kind: IndexKind) -> Any:

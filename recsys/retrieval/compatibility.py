@@ -96,8 +96,7 @@ def compatibility(old: Path, new: Path, data: Path) -> Compatibility:
         data: Folder with the files that both feature files name.
 
     Raises:
-        RunConfigError: one is no sequence bundle, its items cannot be named, or vectors of the two
-            cannot be compared.
+        RunConfigError: one is no sequence bundle, or vectors of the two cannot be compared.
         SchemaMismatchError: one is not whole.
         DataError: the data is not what one expects, no user has two events in it, or a vector is
             not finite.

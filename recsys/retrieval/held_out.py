@@ -145,7 +145,7 @@ def hold_out(old: Path, new: Path, data: Path, *, folder: Path) -> HeldOut:
         folder: Where encoded data may lie.
 
     Raises:
-        RunConfigError: one is no sequence bundle, or its items cannot be named.
+        RunConfigError: one is no sequence bundle.
         SchemaMismatchError: one is not whole.
         DataError: the data is not what one expects, or no user has two events in it.
     """

@@ -23,8 +23,7 @@ from features.errors import DataError, RunConfigError
 from recsys.bundle import bundle_id
 from recsys.data.scoring import encode_for_scoring
 from recsys.data.store import EncodedStore
-from recsys.item_names import check_item_names
-from recsys.item_names import item_names as names_of_items
+from recsys.item_names import item_names
 from recsys.nearest.exact import Best, Candidates, best_items
 from recsys.new_folder import check_out, new_folder
 from recsys.retrieval.ann import mean_recall
@@ -119,7 +118,7 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
 
 
 def open_scorer(bundle: Path) -> Scorer:
-    """A sequence bundle whose items can be named.
+    """A sequence bundle.
 
     Raises:
         RunConfigError: it is another.
@@ -132,18 +131,12 @@ def open_scorer(bundle: Path) -> Scorer:
             f"{bundle}: ranks no items, got a bundle of task {scorer.manifest.task}; allowed "
             f"sequence; use `python -m recsys score`"
         )
-    check_item_names(scorer.schema)
     if not scorer.item_vectors_VD[1:].isfinite().all():
         raise DataError(
             f"{bundle}: has items whose vectors are not finite, got NaN or infinity; export an "
             f"earlier checkpoint"
         )
     return scorer
-
-
-def item_names(scorer: Scorer) -> pl.Series:
-    """Raw id of every item of the catalogue, from id 1 on."""
-    return names_of_items(scorer.schema)
 
 
 def allowed_items(
@@ -160,7 +153,7 @@ def allowed_items(
     Raises:
         DataError: a file cannot be read, or nothing is left.
     """
-    names = item_names(scorer)
+    names = item_names(scorer.schema)
     allowed_V = torch.ones(len(names) + 1, dtype=torch.bool)
     for option, path in (("--allow", allow), ("--deny", deny)):
         if path is None:
@@ -278,7 +271,7 @@ def _write_parts(
         frame.write_parquet(folder / f"part-{number:05d}.parquet")
         num_rows += len(frame)
     if user_vectors is not None:
-        names = store.read_users().gather(users)
+        names = store.names_of(users)
         user = scorer.schema.feature_set.entity.user
         assert user is not None, "a sequence bundle has users"
         _write_vectors(folder / VECTORS, names.alias(user), user_vectors, scorer=scorer)
@@ -291,4 +284,4 @@ def _write_vectors(
     write_with_ids(folder / "users.parquet", users, vectors)
     of_items = scorer.item_vectors_VD[1:].numpy()
     np.save(folder / "items.npy", of_items)
-    write_with_ids(folder / "items.parquet", item_names(scorer), of_items)
+    write_with_ids(folder / "items.parquet", item_names(scorer.schema), of_items)

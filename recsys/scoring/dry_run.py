@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from recsys.bundle import read_bundle
 from recsys.scoring.files import InputFile
-from recsys.scoring.histories import HISTORIES, build_histories, reads_histories
+from recsys.scoring.histories import build_histories, histories_path, reads_histories
 from recsys.scoring.job import Job, check_job, plan_of
 from recsys.scoring.output import OutputFolder, refuse_other
 from recsys.scoring.parts import open_parts
@@ -29,7 +29,7 @@ def describe(job: Job) -> Iterator[str]:
         RecsysError: what the run itself would raise before it scores, or of the first rows.
     """
     manifest, schema = read_bundle(job.bundle)
-    check_job(job, manifest, schema)
+    check_job(job, manifest)
     plan = plan_of(job, schema)
     refuse_other(job.out, plan)
     reader = EventReader(schema, plan)
@@ -63,7 +63,7 @@ def _sample(job: Job, reader: EventReader, plan: Plan) -> str:
     with TemporaryDirectory() as folder:
         output = OutputFolder(Path(folder), plan)
         if reads_histories(reader.schema.feature_set):
-            path = output.work / HISTORIES
+            path = histories_path(output.work, rejects=job.rejects)
             list(build_histories(reader, path, num_rows=piece.num_rows, reject=job.rejects))
         settings = replace(job.settings, users_per_part=_SAMPLE)
         job = replace(job, settings=settings)

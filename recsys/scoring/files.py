@@ -83,7 +83,7 @@ def find_sources(
                 f"give a folder as DATA, or leave out --source events"
             )
         paths["events"] = (data,)
-        data = str(Path.cwd()) if _is_url(data) else str(Path(data).parent)
+        data = data.rpartition("/")[0] if _is_url(data) else str(Path(data).parent)
     unknown = [name for name in paths if name not in feature_set.sources]
     if unknown:
         raise RunConfigError(
@@ -296,7 +296,7 @@ def _pattern(names: list[str]) -> str:
 
     No wildcard stands for the beginning of a name that writers keep for themselves.
     """
-    *folders, name = names
+    *folders, name = [*names, "*.parquet"] if names[-1] == "**" else names
     any_number = f"(?:{_SHOWN}[^/]+/)*"
     above = (any_number if folder == "**" else f"{_of_name(folder)}/" for folder in folders)
     return "".join(above) + _of_name(name)

@@ -32,7 +32,6 @@ from recsys.scoring.counts import Counts, added_up, count_features
 from recsys.scoring.reading import EventReader, Events
 from recsys.scoring.whole import make_folder
 
-HISTORIES = "histories"  # their folder, below what an output has unfinished
 _EVENTS, _ROWS, _COUNTS = "events", "rows", "counts.json"
 _MAX_MEMORY_BYTES = 512 << 20
 
@@ -40,6 +39,16 @@ _MAX_MEMORY_BYTES = 512 << 20
 def reads_histories(feature_set: FeatureSet) -> bool:
     """Whether a row's score depends on what its user did before."""
     return bool(feature_set.of_kind(Sequence))
+
+
+def histories_path(work: Path, *, rejects: bool) -> Path:
+    """Their folder, below what an output has unfinished.
+
+    Args:
+        work: What it has.
+        rejects: Whether rows that cannot be scored are left out of them, or an error.
+    """
+    return work / ("histories_of_scored" if rejects else "histories")
 
 
 class LogHistories:

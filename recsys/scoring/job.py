@@ -11,7 +11,6 @@ from features.columns import RESERVED_PREFIX
 from features.errors import RunConfigError
 from features.schema import FeatureSchema
 from recsys.bundle import BundleManifest, bundle_id
-from recsys.item_names import check_item_names
 from recsys.scoring.files import find_sources
 from recsys.scoring.plan import Plan, Settings
 
@@ -41,14 +40,12 @@ class Job:
     rejects: bool = False
 
 
-def check_job(job: Job, manifest: BundleManifest, schema: FeatureSchema) -> None:
+def check_job(job: Job, manifest: BundleManifest) -> None:
     """Check what can be checked without data.
 
     Raises:
-        RunConfigError: an argument is wrong, or the bundle ranks items that have no names.
+        RunConfigError: an argument is wrong.
     """
-    if manifest.task == "sequence":
-        check_item_names(schema)
     settings, names = job.settings, job.settings.key_columns
     mistakes = [
         f"{option}: is no number of {what}, got {value}; allowed 1 and more"

@@ -70,6 +70,33 @@ class OutputFolder:
         """Whether every part is there."""
         return (self.path / COMPLETE).is_file()
 
+    def read_summary(self) -> dict[str, Any]:
+        """Of a complete folder."""
+        return json.loads((self.path / SUMMARY).read_text())
+
+    def reopen(self) -> None:
+        """Take a complete folder for an unfinished one where parts are gone since.
+
+        Raises:
+            OutputError: another file is gone, or one is not as it was written.
+        """
+        sizes = json.loads((self.path / COMPLETE).read_text())["files"]
+        found = {name: self.path / name for name in sizes}
+        gone = [file for file in found.values() if not file.is_file()]
+        for name, file in found.items():
+            if file in gone and file.parent != self.path:
+                raise OutputError(
+                    f"{file}: is gone, got a complete folder without it; remove {self.path}, and "
+                    f"score again"
+                )
+            if file not in gone and file.stat().st_size != sizes[name]:
+                raise OutputError(
+                    f"{file}: is not as it was written, got {file.stat().st_size} bytes; allowed "
+                    f"{sizes[name]}; delete it, and run again"
+                )
+        if gone:
+            (self.path / COMPLETE).unlink(missing_ok=True)
+
     @cached_property
     def lock(self) -> FileLock:
         """Held by who writes the plan, builds histories or completes; the others wait."""

@@ -11,7 +11,7 @@ from recsys.data.collate import RankingCollate
 from recsys.data.rows import Rows
 from recsys.nearest.exact import Best, Candidates, best_items
 from recsys.scoring.counts import Counts, count_features, count_scores
-from recsys.scoring.histories import HISTORIES, LogHistories, reads_histories
+from recsys.scoring.histories import LogHistories, histories_path, reads_histories
 from recsys.scoring.job import Job
 from recsys.scoring.output import OutputFolder, ScoredPart
 from recsys.scoring.plan import Settings
@@ -159,7 +159,7 @@ def open_parts(
     scorer = Scorer(job.bundle, precision=job.settings.precision)
     histories = None
     if reads_histories(reader.schema.feature_set):
-        histories = LogHistories(output.work / HISTORIES)
+        histories = LogHistories(histories_path(output.work, rejects=job.rejects))
     if scorer.manifest.task == "sequence":
         assert histories is not None, "a sequence bundle has a sequence"
         return UserParts(

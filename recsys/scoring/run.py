@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from features.errors import DataError, OutputError
 from recsys.bundle import BundleManifest, read_bundle
 from recsys.scoring.counts import Counts, added_up
-from recsys.scoring.histories import HISTORIES, LogHistories, build_histories, reads_histories
+from recsys.scoring.histories import LogHistories, build_histories, histories_path, reads_histories
 from recsys.scoring.job import Job, check_job, plan_of
-from recsys.scoring.output import SUMMARY, OutputFolder, refuse_other
+from recsys.scoring.output import OutputFolder, refuse_other
 from recsys.scoring.plan import Plan
 from recsys.scoring.progress import Progress
 from recsys.scoring.reading import EventReader
@@ -36,13 +35,15 @@ def score(job: Job) -> dict[str, Any] | None:
         SchemaMismatchError: the bundle is not whole.
     """
     manifest, schema = read_bundle(job.bundle)
-    check_job(job, manifest, schema)
+    check_job(job, manifest)
     plan = plan_of(job, schema)
     output = OutputFolder(job.out, plan)
     refuse_other(job.out, plan)
     if output.is_complete:
+        output.reopen()
+    if output.is_complete:
         shutil.rmtree(output.work, ignore_errors=True)
-        return json.loads((job.out / SUMMARY).read_text())
+        return output.read_summary()
     reader = EventReader(schema, plan)
     output.begin()
     try:
@@ -50,6 +51,10 @@ def score(job: Job) -> dict[str, Any] | None:
     except DataError:
         if job.share == (0, 1):
             output.forget()
+        raise
+    except OSError:
+        if output.is_complete:  # others have scored the rest, and taken away what is read here
+            return output.read_summary()
         raise
 
 
@@ -62,8 +67,10 @@ def _score_missing(
         reads_histories(reader.schema.feature_set) and output.missing(range(num_parts))
     ):
         _make_histories(job, reader, output, is_sequence=is_sequence)
+    if output.is_complete:  # by others, since
+        return output.read_summary()
     if is_sequence:
-        histories = LogHistories(output.work / HISTORIES)
+        histories = LogHistories(histories_path(output.work, rejects=job.rejects))
         log_counts, num_users = histories.read_counts(), len(histories.store.histories or ())
         size = job.settings.users_per_part
         sizes = [min(size, num_users - first) for first in range(0, max(1, num_users), size)]
@@ -107,11 +114,11 @@ def _make_histories(
     job: Job, reader: EventReader, output: OutputFolder, *, is_sequence: bool
 ) -> None:
     """Build them once; other processes wait."""
-    path = output.work / HISTORIES
+    path = histories_path(output.work, rejects=job.rejects)
     with output.lock:
-        if path.is_dir():
+        if path.is_dir() or output.is_complete:
             return
-        for abandoned in output.work.glob(f"{HISTORIES}.*"):
+        for abandoned in output.work.glob(f"{path.name}.*"):
             shutil.rmtree(abandoned, ignore_errors=True)
         num_rows = output.plan.num_rows
         progress = Progress(num_rows, reader.num_parts, noun="rows of histories")

@@ -108,9 +108,11 @@ def _warnings(
     if counts.rejected:
         yield f"{counts.rejected:,} rows were rejected; see rejects/"
     for name, of_feature in counts.features.items():
-        share, trained = of_feature.unseen / max(of_feature.ids, 1), unseen.get(name)
+        if not of_feature.ids:
+            continue
+        share, trained = of_feature.unseen / of_feature.ids, unseen.get(name)
         if trained is not None and abs(share - trained) > _FAR:
-            yield f"features.{name}: {share:.1%} of values are unseen, {trained:.1%} in training"
+            yield f"features.{name}: {share:.1%} of values are unseen, {trained:.1%} at export"
         elif trained is None and share > _MOST:
             yield f"features.{name}: {share:.1%} of values are unseen in training"
     for name, of_label in counts.scores.items():
@@ -125,6 +127,6 @@ def _of_scores(name: str, counts: ScoreCounts, trained: list[int] | None) -> Ite
         index = stability(now, before)
         if index > _STABILITY:
             yield (
-                f"score_{name}: is spread otherwise than in training, stability index "
+                f"score_{name}: is spread otherwise than at export, stability index "
                 f"{index:.2f}; up to {_STABILITY} is usual"
             )

@@ -73,7 +73,7 @@ def of_each_user(
         DataError: a vector is not finite.
     """
     items = ItemSequence.of(store.schema.feature_set)
-    lengths = np.diff(store.histories_of(items.feature).offsets)[users]
+    lengths = store.histories_of(items.feature).lengths_of(users)
     order = np.minimum(lengths, items.feature.max_length).argsort(kind="stable")
 
     def work(batches: list[Batch]) -> _Found:
@@ -141,7 +141,7 @@ def as_rows(
         }
     ).filter(pl.col("item") > 0)
     return frame.select(
-        store.read_users().gather(frame["user"]).alias(user),
+        store.names_of(frame["user"].to_numpy()).alias(user),
         scorer.schema.decode(item, frame["item"]).alias(item),
         "score",
         "rank",

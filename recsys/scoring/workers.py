@@ -115,11 +115,16 @@ class _Crew:
         if self._deaths[part] < _MAX_DEATHS:
             self._todo.appendleft(part)
             return
+        remedy = (
+            "often for want of memory; set OMP_NUM_THREADS=1, or give fewer --workers,"
+            if process.exitcode == -signal.SIGKILL
+            else "look above for what it said; a script of its own needs `if __name__ == "
+            '"__main__":` around its calls; mend that,'
+        )
         self._failures.append(
             OutputError(
-                f"part {part}: {_MAX_DEATHS} workers died with it, the last with exit code "
-                f"{process.exitcode} (-9: often for want of memory); give fewer --workers, and run "
-                f"again: parts that are there are kept"
+                f"part {part}: {_MAX_DEATHS} workers died with it, got exit code "
+                f"{process.exitcode}, {remedy} and run again: parts that are there are kept"
             )
         )
 

@@ -142,3 +142,10 @@ def test_report(place, refused, arguments, says):
     options = ("--label", label, "--scores", score_column, "--last", last)
     refused(recsys_command, "report", place / "scores", *options, says=says)
     refused(recsys_command, "report", place / "data2", *options, says="no share|no Parquet file")
+
+
+def test_report_of_scores_that_are_not_complete(place, refused):
+    (place / "scores").mkdir()
+    (place / "scores" / "plan.json").touch()
+    options = ("--label", "click", "--scores", "p")
+    refused(recsys_command, "report", place / "scores", *options, says="is unfinished, got no")

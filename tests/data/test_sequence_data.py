@@ -242,6 +242,11 @@ def test_random_splits_are_refused_for_sequences(tmp_path):
     ("old", "new", "message"),
     [
         ("item: item, ", "", "entity.item: a sequence task needs .* got None"),
+        (
+            "name: item, kind: categorical",
+            "name: item, encoding: {kind: identity, size: 99}, kind: categorical",
+            "features.item.encoding: .* 0 is none of them, got identity; allowed vocab",
+        ),
         ("of: [item, tags, kind]", "of: kind", "needs one sequence of 'item', got none"),
         (
             "max_length: 4}",

@@ -1,3 +1,4 @@
+import shutil
 from datetime import date, datetime
 
 import polars as pl
@@ -64,6 +65,27 @@ def test_conditions_count_exactly(feature_file, store):
     found = scan_events(feature_set, store(events=events)).collect(engine="streaming")
     assert found.rows() == [(1, 10, 9, 2.0)]
     assert found.schema["cost"] == pl.UInt8
+
+
+def test_what_writers_keep_for_themselves_is_no_data(feature_file, store):
+    data_dir = store(log__a={"a": [1]}, log___b={"a": [2]})
+    for name in ("_temporary/0", "day/_temporary", "day", ".hidden"):
+        (data_dir / "log" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(data_dir / "log/a.parquet", data_dir / "log" / name / "c.parquet")
+
+    def found(path):
+        feature_set = feature_file(
+            "name: a, kind: categorical", sources=f"{{events: {{path: '{path}'}}}}"
+        )
+        files = source_files(feature_set, data_dir)["events"]
+        return [file.relative_to(data_dir / "log").as_posix() for file in files]
+
+    assert found("log/*.parquet") == ["a.parquet"]
+    assert found("log/**/*.parquet") == ["a.parquet", "day/c.parquet"]
+    assert found("log/_temporary/*/*.parquet") == ["_temporary/0/c.parquet"]
+    assert found("log/_*.parquet") == ["_b.parquet"]
+    with pytest.raises(DataError, match="no file matches"):
+        found("log/*/*/c.parquet")
 
 
 def test_files_of_globs_are_sorted_and_lists_keep_their_order(feature_file, store):

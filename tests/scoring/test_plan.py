@@ -119,6 +119,7 @@ def test_folders_name_columns(tmp_path):
         "log",
         "log/",
         "log/*/*/x.parquet",
+        "log/**",
         "log/**/*.parquet",
         "log/day=20*/**/x.parquet",
     ):

@@ -14,12 +14,9 @@ import numpy as np
 import polars as pl
 import pytest
 from scoring.jobs import content, each_kind, job_of, of_events, with_histories
-from test_score_sequences import SEQUENCE
 
 from features.errors import DataError, OutputError, RunConfigError
-from features.load import parse_feature_set
-from recsys.bundle import read_bundle
-from recsys.scoring import run, whole
+from recsys.scoring import whole
 from recsys.scoring.parts import EventParts
 from recsys.scoring.plan import Settings
 from recsys.scoring.run import score
@@ -163,25 +160,32 @@ def test_an_output_of_something_else_is_refused(whole_run, bundles, own_log, own
     assert content(job.out) == files
 
 
-def test_items_of_a_hashed_encoding_are_refused_before_anything_is_written(
-    bundles, log, tmp_path, monkeypatch
-):
-    job = job_of(bundles, "sequence", log, tmp_path / "out")
-    manifest, schema = read_bundle(job.bundle)
-    hashed = SEQUENCE.replace("categorical}", "categorical, encoding: {kind: hash, size: 64}}")
-    schema = replace(schema, feature_set=parse_feature_set(hashed, name="features.yaml"))
-    monkeypatch.setattr(run, "read_bundle", lambda _: (manifest, schema))
-    with pytest.raises(RunConfigError, match="items of a hashed encoding cannot"):
-        score(job)
-    assert not job.out.exists()
-
-
 @each_kind
 def test_a_complete_output_is_not_written_again(own_run):
     job, _ = own_run
     before = {f: f.stat().st_mtime_ns for f in job.out.iterdir()}
     assert score(job)["rows"]["read"] == 500
     assert {f: f.stat().st_mtime_ns for f in job.out.iterdir()} == before
+
+
+@each_kind
+def test_a_part_that_is_gone_since_is_scored_again(own_run):
+    job, files = own_run
+    (job.out / "part-00001.parquet").unlink()
+    assert score(job) is not None
+    assert content(job.out) == files
+
+
+@of_events
+def test_a_complete_output_whose_files_changed_is_refused(own_run):
+    job, files = own_run
+    part = job.out / "part-00001.parquet"
+    part.write_bytes(files[part.name][:-9])
+    with pytest.raises(OutputError, match=r"part-00001.parquet: is not as .* delete it, and run"):
+        score(job)
+    part.unlink()
+    assert score(job) is not None
+    assert content(job.out) == files
 
 
 @of_events

@@ -85,8 +85,8 @@ def test_warnings_follow_training():
     assert summarize(of_scores(usual, unseen=35), trained, bundle="")["warnings"] == []
     summary = summarize(of_scores(other, unseen=45), trained, bundle="")
     unseen, spread = summary["warnings"]
-    assert unseen == "features.a: 45.0% of values are unseen, 30.0% in training"
-    assert spread.startswith("score_click: is spread otherwise than in training, stability index")
+    assert unseen == "features.a: 45.0% of values are unseen, 30.0% at export"
+    assert spread.startswith("score_click: is spread otherwise than at export, stability index")
     assert any(line.startswith("warning: score_click") for line in shown(summary))
     few = of_scores(other[:500], unseen=30)
     assert summarize(few, trained, bundle="")["warnings"] == []

@@ -21,7 +21,8 @@ class RobeScheme(ArrayScheme):
 
     Source: Desai et al., ROBE (2022), https://arxiv.org/abs/2108.02191, section 3.
 
-    Differs from the paper: SplitMix64 in place of a linear hash modulo a prime.
+    Differs from the paper: SplitMix64 in place of a linear hash modulo a prime, and numbers have no
+    random signs, as in `hashednet`.
     """
 
     def __init__(self, table: LogicalTable, *, spec: RobeTable) -> None:
