@@ -30,8 +30,8 @@ from recsys.training.kept_items import KeptItems
 from recsys.training.masks import cloze_masks, token_chances
 from recsys.training.negatives import ItemPopularity, draw_negatives
 from recsys.training.older_items import OPTION, CompatibleWith, PulledItems
-from recsys.training.sequence_features import check_features, check_prefix_widths
-from recsys.training.sequence_step import SequenceStep, sampled_loss, share_of_all
+from recsys.training.sequence_features import check_features, check_prefixes
+from recsys.training.sequence_step import SequenceStep, sampled_losses, share_of_all
 from recsys.training.task import BegunStep, SchedulerFactory, Task
 from recsys.types import Batch, FieldLayout, Jagged
 
@@ -61,6 +61,7 @@ class SequenceTask(Task):
             the sequence needs `times`.
         prefix_widths: Widths at which the first numbers of vectors are to serve alone: the loss is
             the sum of those at each, and at the full width.
+        prefix_weights: Of the losses at these widths, beside 1 at the full one. Empty: 1 each.
         compatible_with: Older bundle whose vectors items of the same raw ids stay at or near, so
             that its index serves this model's users. None: none.
         ks: Lengths of the lists that are evaluated; the last one picks the best checkpoint.
@@ -87,6 +88,7 @@ class SequenceTask(Task):
         last_only_share: float = 0.1,
         shuffle_ties: bool = False,
         prefix_widths: tuple[int, ...] = (),
+        prefix_weights: tuple[float, ...] = (),
         compatible_with: CompatibleWith | None = None,
         ks: tuple[int, ...] = (10,),
         seed: int = 0,
@@ -109,7 +111,7 @@ class SequenceTask(Task):
         self.mask_share = mask_share
         self.last_only_share = last_only_share
         self.shuffle_ties = shuffle_ties
-        self.prefix_widths = prefix_widths
+        self.prefix_widths, self.prefix_weights = prefix_widths, prefix_weights
         self.compatible_with = compatible_with
         self.pulled_items: PulledItems | None = None
         self.kept_items: KeptItems | None = None
@@ -145,8 +147,9 @@ class SequenceTask(Task):
         self.key = self.keys[0]
         self.candidates_key = self.key if self.item_output == "tied" else OUTPUT
         width = layout.sequences[self.key]
-        check_prefix_widths(self.prefix_widths, width=width)
+        check_prefixes(self.prefix_widths, self.prefix_weights, width=width)
         self.widths = (*self.prefix_widths, width)
+        self.loss_weights = (*(self.prefix_weights or [1.0] * len(self.prefix_widths)), 1.0)
         self.item = items.item
         self.num_items = layout.num_items
         self.max_length = items.feature.max_length
@@ -231,13 +234,14 @@ class SequenceTask(Task):
             items = self.embedder.catalogue(self.candidates_key, num_ids=self.num_items)
             ids = torch.arange(self.num_items, device=self.device)
             bias_V = self.encoder.item_bias_V
-            parts = [(vectors_MD[:, :w], items[:, :w]) for w in self.widths]
-            losses = [self.loss(v, i, asked.targets_M, bias_V=bias_V) for v, i in parts]
-            loss = torch.stack(losses).sum()
+            losses = [
+                self.loss(vectors_MD[:, :width], items[:, :width], asked.targets_M, bias_V=bias_V)
+                for width in self.widths
+            ]
         else:
             assert isinstance(self.loss, SampledLoss)
             items, ids = asked.of_candidates(vectors[self.candidates_key].values_LD)
-            loss = sampled_loss(
+            losses = sampled_losses(
                 self.loss,
                 asked,
                 vectors_MD=vectors_MD,
@@ -246,6 +250,8 @@ class SequenceTask(Task):
                 bias_V=self.encoder.item_bias_V,
                 num_items=self.num_items,
             )
+        weighted = zip(self.loss_weights, losses, strict=True)
+        loss = torch.stack([weight * loss for weight, loss in weighted]).sum()
         world_size = self.trainer.world_size
         loss = loss * share_of_all((asked.targets_M > 0).sum(), world_size=world_size)
         if self.pulled_items is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from features.errors import FeatureConfigError, RunConfigError
 from recsys.data.item_sequence import ItemSequence
 from recsys.tables.logical import OUTPUT
@@ -53,19 +55,27 @@ def check_features(items: ItemSequence, layout: FieldLayout, *, shuffle_ties: bo
         raise FeatureConfigError(mistakes)
 
 
-def check_prefix_widths(prefix_widths: tuple[int, ...], *, width: int) -> None:
-    """Refuse widths that are none of the first numbers of a vector.
+def check_prefixes(widths: tuple[int, ...], weights: tuple[float, ...], *, width: int) -> None:
+    """Refuse widths that are none of the first numbers of a vector, and weights that are none.
 
     Args:
-        prefix_widths: Widths at which vectors are to serve alone.
+        widths: At which vectors are to serve alone.
+        weights: Of the losses there.
         width: Of vectors.
 
     Raises:
-        RunConfigError: one is too small or too large, or comes twice.
+        RunConfigError: with all that are wrong.
     """
-    wrong = [w for w in prefix_widths if not 1 <= w < width]
-    if wrong or len({*prefix_widths}) < len(prefix_widths):
-        raise RunConfigError(
+    mistakes = []
+    if len({*widths}) < len(widths) or not all(1 <= w < width for w in widths):
+        mistakes.append(
             f"model.prefix_widths: must be different widths below that of the items, got "
-            f"{[*prefix_widths]}; allowed 1 to {width - 1}; give others"
+            f"{[*widths]}; allowed 1 to {width - 1}; give others"
         )
+    if len(weights) not in (0, len(widths)) or not all(isfinite(w) and w > 0 for w in weights):
+        mistakes.append(
+            f"model.prefix_weights: must be a number above 0 for each of prefix_widths, got "
+            f"{[*weights]} for {[*widths]}; give as many, or leave them out"
+        )
+    if mistakes:
+        raise RunConfigError(mistakes)

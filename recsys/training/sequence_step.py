@@ -80,7 +80,7 @@ def share_of_all(here: Tensor, *, world_size: int) -> Tensor | float:
     return here * world_size / everywhere.clamp(min=1)
 
 
-def sampled_loss(
+def sampled_losses(
     loss: SampledLoss,
     asked: SequenceStep,
     *,
@@ -89,8 +89,8 @@ def sampled_loss(
     widths: Sequence[int],
     bias_V: Tensor | None,
     num_items: int,
-) -> Tensor:
-    """The sum of the losses at all widths.
+) -> list[Tensor]:
+    """The losses at all widths.
 
     Args:
         loss: Compares logits of targets with those of negatives.
@@ -118,4 +118,4 @@ def sampled_loss(
         losses.append(
             loss(positives_M, negatives_MK, is_counted_M=is_counted_M, num_items=num_items)
         )
-    return torch.stack(losses).sum()
+    return losses

@@ -342,6 +342,8 @@ def test_the_loss_of_prefixes_is_the_sum_of_those_at_each_width(directory, encod
     assert float(alone[-1]) == float(full)
     assert float(alone[0]) != pytest.approx(float(alone[1]), abs=1e-4)
     assert float(together) == pytest.approx(float(sum(alone)), rel=1e-5)
+    _, weighted = loss_of(prefix_widths=(2, 5), prefix_weights=(3.0, 0.5))
+    assert float(weighted) == pytest.approx(float(3 * alone[0] + alone[1] / 2 + full), rel=1e-5)
 
 
 @pytest.mark.parametrize("widths", [(0,), (2, 2), (999,)])
@@ -349,6 +351,13 @@ def test_widths_that_are_none(directory, widths):
     data = data_module(directory, "sequence", batch_size=16)
     with pytest.raises(RunConfigError, match=r"model\.prefix_widths: must be different widths"):
         built_task(data, prefix_widths=widths)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, float("nan"))])
+def test_weights_that_are_none(directory, weights):
+    data = data_module(directory, "sequence", batch_size=16)
+    with pytest.raises(RunConfigError, match=r"model\.prefix_weights: must be a number above 0"):
+        built_task(data, prefix_widths=(2, 5), prefix_weights=weights)
 
 
 HISTORY = """
