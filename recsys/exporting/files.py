@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import cast
 
@@ -97,7 +98,9 @@ def write_files(
     save_schema(task.schema, directory / SCHEMA)
     user_map_DD = None if alignment is None else alignment.users_DD
     for name, program in exported_programs(task, width=width, user_map_DD=user_map_DD).items():
-        torch.export.save(program, directory / name)
+        content = BytesIO()  # a full disk would end the process in the midst of torch's own writing
+        torch.export.save(program, content)
+        (directory / name).write_bytes(content.getbuffer())
     manifest = BundleManifest(
         task=task.reads,
         labels=task.layout.labels if isinstance(task, RankingTask) else (),
