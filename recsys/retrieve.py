@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of raw Parquet files")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
-    parser.add_argument("--k", type=int, default=100, help="items per user")
+    parser.add_argument("-k", "--k", type=int, default=100, help="items per user")
     parser.add_argument(
         "--keep-seen", action="store_true", help="give items again that a user has had"
     )

@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--columns", default="", metavar="A,B", help="raw columns to repeat beside the scores"
     )
-    parser.add_argument("-k", type=int, default=10, help="items per user, for sequence models")
+    parser.add_argument(
+        "-k", "--k", type=int, default=10, help="items per user, for sequence models"
+    )
     parser.add_argument(
         "--part-rows", type=int, metavar="N", help="rows of a part (262144), or users (8192)"
     )

@@ -178,7 +178,8 @@ def partition_value(text: str | None, dtype: pl.DataType) -> pl.Expr:
 
 def _type_of(texts: set[str]) -> pl.DataType:
     known = texts - {_NO_VALUE}
-    if known and all(re.fullmatch(r"-?\d{1,18}", text) for text in known):
+    # Others, as `007`, would not be the text of their number.
+    if known and all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in known):
         return pl.Int64()
     if known and all(_is_date(text) for text in known):
         return pl.Date()

@@ -34,6 +34,7 @@ from recsys.scoring.whole import make_folder
 
 _EVENTS, _ROWS, _COUNTS = "events", "rows", "counts.json"
 _MAX_MEMORY_BYTES = 512 << 20
+_SPLITS = pl.Enum(["train", "test"])  # of a byte, where a text takes sixteen
 
 
 def reads_histories(feature_set: FeatureSet) -> bool:
@@ -113,7 +114,7 @@ def build_histories(
             features=count_features(reader.schema, events.frame, encoded),
         )
         counts.append(of_part)
-        in_test = pl.lit("test").alias(columns.SPLIT)
+        in_test = pl.lit("test", dtype=_SPLITS).alias(columns.SPLIT)
         encoded.with_columns(ids).select(*wanted, in_test).write_parquet(
             unfinished / _EVENTS / f"{part:08d}.parquet", compression="lz4"
         )

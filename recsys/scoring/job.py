@@ -76,7 +76,8 @@ def check_job(job: Job, manifest: BundleManifest) -> None:
         if f"score_{label}" in names
     ]
     mistakes += [
-        f"--columns: no column's name begins with '{RESERVED_PREFIX}', got {name!r}; leave it out"
+        f"--columns: names that begin with '{RESERVED_PREFIX}' are taken, got {name!r}; leave it "
+        f"out, or rename the column in the data"
         for name in names
         if name.startswith(RESERVED_PREFIX)
     ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from features.errors import DataError
 from features.fit import fit_schema
 from features.load import parse_feature_set
-from recsys.scoring.files import find_sources
+from recsys.scoring.files import InputFile, find_sources, partition_types
 from recsys.scoring.plan import Plan, Settings, cut, differences
 from recsys.scoring.reading import EventReader
 
@@ -130,6 +130,14 @@ def test_folders_name_columns(tmp_path):
             assert days["day"].dtype == pl.Date
             assert days["day"].dt.to_string().to_list() == ["2024-01-31"] * 3 + ["2024-02-01"] * 2
             assert set(days["shop"]) == {"a b"}
+
+
+@pytest.mark.parametrize(
+    ("names", "dtype"), [(("7", "-12", "0"), pl.Int64), (("007", "12"), pl.String)]
+)
+def test_folders_are_numbers_where_these_have_that_text(tmp_path, names, dtype):
+    files = tuple(InputFile(name, 1, 1, (1,), {"shop": name}) for name in names)
+    assert partition_types(files) == {"shop": dtype}
 
 
 WITH_ITEMS = """

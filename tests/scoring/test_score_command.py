@@ -27,7 +27,11 @@ def run(bundles, kind, log, out, *arguments):
         ("plain", ["--source", "evnts=x"], "--source: no such source, got 'evnts'; allowed events"),
         ("plain", ["--source", "items"], "--source: is no NAME=PATH, or names a source again"),
         ("plain", ["--source", "events=x"], "--source: is no NAME=PATH, or names a source again"),
-        ("plain", ["--columns", "_row"], "--columns: no column's name begins with '_', got '_row'"),
+        (
+            "plain",
+            ["--columns", "_row"],
+            "--columns: names that begin with '_' are taken, got '_row'",
+        ),
         ("plain", ["-k", "3"], "-k: a ranking bundle scores each event, got 3; leave it out"),
         ("sequence", ["--columns", "click"], "--columns: a sequence bundle gives users and items"),
     ],
