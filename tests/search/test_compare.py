@@ -7,7 +7,7 @@ from commands import experiment, recsys_command
 
 from recsys.data.simulate import SimulatorConfig, simulate
 from recsys.search import grid as grid_module
-from recsys.search.compare import Cell, cells
+from recsys.search.compare import Cell, _trainings, cells
 from recsys.search.grid import Grid, Training
 from recsys.search.out_folder import alone_in
 from recsys.search.variants import Variant
@@ -181,6 +181,17 @@ def test_what_is_asked_for_twice_is_trained_once(ranking, told, tmp_path):
     wanted = ("--schemes", "full", "pq", "pq", "--budgets", "1kB", "1 kB", "--seeds", 3, 3)
     assert compare(ranking, tmp_path / "out", *wanted) == 0
     assert [name for name, *_ in told] == ["full_s3", "pq_1kB_s3"]
+
+
+def test_plans_of_other_tables_come_along(tmp_path):
+    (tmp_path / "small.plan").write_bytes(b"plan")
+    text = FEATURES.replace("tables: {", "tables: {small: {scheme: pruned, plan: small.plan}, ")
+    text += "  - {name: device, kind: categorical, table: small}\n"
+    [cell] = cells(["full"], [])
+    folder = tmp_path / "features"
+    [(_, training)] = _trainings({cell: text}, source=tmp_path / "f.yaml", seeds=[0], folder=folder)
+    assert training.features.read_text() == text
+    assert (folder / "small.plan").read_bytes() == b"plan"
 
 
 def test_a_training_keeps_the_folder_of_a_killed_comparison_locked(tmp_path, monkeypatch):

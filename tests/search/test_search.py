@@ -244,3 +244,18 @@ def test_a_search_that_is_killed_ends_as_if_it_had_not_been(tmp_path):
     for name in ("search.json", "shared.plan.safetensors", "features.yaml"):
         one, other = ((out / "2_compress" / name).read_bytes() for out in (whole, killed))
         assert one == other, name
+
+
+@pytest.mark.slow
+def test_a_search_that_is_asked_to_stop_waits_for_its_training(tmp_path):
+    file, out = inputs(tmp_path, SPECS["optembed"]), tmp_path / "out"
+    process = start(tmp_path, file, out)
+    last = out / "1_warm_up" / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not last.exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)  # to the search alone
+    assert process.wait() == os.EX_TEMPFAIL
+    said = (tmp_path / "log").read_text()
+    assert "stopped by SIGINT at step" in said
+    assert "Traceback" not in said
+    assert start(tmp_path, file, out).wait() == 0
