@@ -102,8 +102,8 @@ class OutputFolder:
         """Held by who writes the plan, builds histories or completes; the others wait."""
         return FileLock(self.path / _LOCK)
 
-    def begin(self) -> bool:
-        """Make the folder, or check that it is of this very plan; gives whether it is new.
+    def begin(self) -> None:
+        """Make the folder, or check that it is of this very plan.
 
         Raises:
             OutputError: it cannot be made.
@@ -112,12 +112,10 @@ class OutputFolder:
         refuse_other(self.path, self.plan)
         make_folder(self.path)
         with self.lock:
-            is_new = not (self.path / PLAN).is_file()
-            if is_new:
-                write_whole(self.path / PLAN, self.plan.to_json().encode(), work=self.work)
-            else:
+            if (self.path / PLAN).is_file():
                 refuse_other(self.path, self.plan)  # another process may have come first
-        return is_new
+            else:
+                write_whole(self.path / PLAN, self.plan.to_json().encode(), work=self.work)
 
     def forget(self) -> None:
         """Take a folder away in which no part was finished."""
