@@ -158,6 +158,15 @@ def _entity(feature_set: FeatureSet, types: dict[str, pl.DataType]) -> Iterator[
             problem=problem,
             remedy="drop such events with sources.events.where",
         )
+        if isinstance(types[entity_column(role)], pl.Datetime):
+            seconds = value.dt.epoch("s")
+            yield Check(
+                where=f"entity.{role} (column {column!r})",
+                bad=(seconds.abs() >= _LAST_SECOND).fill_null(False),
+                raw=value.dt.epoch("us"),
+                problem="instant (in microseconds since 1970) beyond the year 5000",
+                remedy="set entity.time.unit to that of its numbers, or mend the data",
+            )
 
 
 def _missing(value: pl.Expr, dtype: pl.DataType) -> tuple[pl.Expr, str]:

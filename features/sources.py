@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -181,6 +182,8 @@ def _find(
             mistakes.append(
                 f"sources.{name}: no such file, got {str(path)!r}{did_you_mean(path.name, beside)}"
             )
+    twice = [file for file, count in Counter(found).items() if count > 1]
+    mistakes += [f"sources.{name}: a file is named twice, got {str(file)!r}" for file in twice[:1]]
     return found
 
 

@@ -9,6 +9,7 @@ from itertools import accumulate
 
 import polars as pl
 
+from features.checks import reading
 from features.columns import ROW, SPLIT, SPLITS
 from features.errors import DataError
 from features.spec import FeatureSet
@@ -27,17 +28,20 @@ def assign_split(feature_set: FeatureSet, frame: pl.LazyFrame) -> pl.LazyFrame:
         frame: From `features.sources.scan_events`; its order stays.
 
     Raises:
-        DataError: the instants of a temporal split do not fit the time column.
+        DataError: the instants of a temporal split do not fit the time column, or these columns
+            cannot be read.
     """
-    match feature_set.split:
-        case RandomSplit() as split:
-            return frame.with_columns(_random(split))
-        case TemporalSplit() as split:
-            return frame.with_columns(_temporal(split, feature_set=feature_set, frame=frame))
-        case LeaveOneOutSplit() as split:
-            return _leave_one_out(split, feature_set=feature_set, frame=frame)
-        case ColumnSplit() as split:
-            return frame.with_columns(_column(split, frame=frame))
+    path = feature_set.events.path
+    with reading(path if isinstance(path, str) else ", ".join(path)):
+        match feature_set.split:
+            case RandomSplit() as split:
+                return frame.with_columns(_random(split))
+            case TemporalSplit() as split:
+                return frame.with_columns(_temporal(split, feature_set=feature_set, frame=frame))
+            case LeaveOneOutSplit() as split:
+                return _leave_one_out(split, feature_set=feature_set, frame=frame)
+            case ColumnSplit() as split:
+                return frame.with_columns(_column(split, frame=frame))
 
 
 def uniform(row: pl.Expr, *, seed: int) -> pl.Expr:

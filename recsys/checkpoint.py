@@ -310,17 +310,13 @@ def _replace(partial: Path, directory: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)
         partial.rename(directory)
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)  # what somebody reads may stay a while
         return
     partial.rename(directory)
 
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _is_alone() -> bool:
-    return not dist.is_initialized()
 
 
 @contextmanager

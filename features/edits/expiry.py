@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -23,6 +23,7 @@ from features.values import (
 
 _SPAN = re.compile(r"\s*(\d+)\s*([dh])\s*")
 _WHERE = "--expire"
+_TIME_ZONES = timedelta(days=1)  # that a log may be ahead of the clock here
 
 
 def parse_span(text: str) -> timedelta:
@@ -122,6 +123,12 @@ def _first_instant(frame: pl.LazyFrame, time: pl.Expr, *, older_than: timedelta)
     first, latest = ends.collect(engine="streaming").row(0)
     if latest is None:
         raise DataError(f"{_WHERE}: there is no event to count from; give data with events")
+    now = datetime.now(UTC).replace(tzinfo=None)
+    if latest > now + _TIME_ZONES:
+        raise DataError(
+            f"{_WHERE}: the latest event lies in the future, got {latest}; it is {now:%Y-%m-%d} "
+            f"here; leave such events out with sources.events.where"
+        )
     if latest - first < older_than:
         raise DataError(
             f"{_WHERE}: the data does not reach back that far, got events from {first} to "

@@ -25,7 +25,7 @@ import xxhash
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from features.errors import DataError
+from features.errors import DataError, SchemaMismatchError
 from features.fit import fit_file
 from features.schema import FeatureSchema
 from features.sources import source_files
@@ -248,7 +248,11 @@ def _newest_store(feature_set: FeatureSet, root: Path) -> Path | None:
     manifests = sorted(root.glob(f"*/{MANIFEST}"), key=lambda m: m.stat().st_mtime, reverse=True)
     wanted = _of_rows(feature_set)
     for manifest in manifests:
-        if _of_rows(load_schema(manifest.parent / SCHEMA).feature_set) == wanted:
+        try:
+            schema = load_schema(manifest.parent / SCHEMA)
+        except SchemaMismatchError:  # a damaged one, or of another version, that nobody asked for
+            continue
+        if _of_rows(schema.feature_set) == wanted:
             return manifest.parent
     return None
 

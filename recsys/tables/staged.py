@@ -41,11 +41,6 @@ class StagedScheme(Scheme):
         """Whether the first training has brought all that `plan` needs, the same on all ranks."""
         return False
 
-    @property
-    def full_bytes(self) -> int:
-        """Size of the table that is cut down: a row of the whole width for every id."""
-        return sum(table.num_bytes for table in self.physical_tables)
-
 
 class SearchedScheme(StagedScheme):
     """A scheme whose plan also needs widths that a search has found.

@@ -11,8 +11,8 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from lightning import Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
@@ -149,6 +149,8 @@ class RecsysCLI(LightningCLI):
                     *run_callbacks(self.model, self.run, directory=self.directory),
                     RichProgressBar() if shows_bar else EpochLines(),
                     *([self.interruption] if verb == "fit" else []),
+                    # Not before the checkpoint has been found to fit.
+                    *([LambdaCallback(on_train_start=self._write_anew)] if resumed else []),
                 ],
                 enable_checkpointing=True,
                 enable_progress_bar=shows_bar,
@@ -158,8 +160,8 @@ class RecsysCLI(LightningCLI):
             )
         if verb == "fit":
             self.model.check_settings(trainer)
-        if is_first_process() and verb == "fit":
-            if resumed is None and (kept := keep_earlier_run(self.directory)):
+        if is_first_process() and verb == "fit" and resumed is None:
+            if kept := keep_earlier_run(self.directory):
                 print(f"{self.directory}: the earlier run is kept as {kept}")
             self._write_inputs()
         return trainer
@@ -238,6 +240,10 @@ class RecsysCLI(LightningCLI):
     def _config(self) -> Any:
         assert self.subcommand is not None, "fit, validate or test"
         return self.config[self.subcommand]
+
+    def _write_anew(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._write_inputs()
 
     def _write_inputs(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

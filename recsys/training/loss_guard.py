@@ -98,6 +98,6 @@ class LossGuard(Callback):
         if good is None:
             return "there is no earlier checkpoint; mend the data or lower the learning rate"
         return (
-            f"the last good checkpoint is {good}; mend the data or lower the learning rate, then "
-            f"go on with --ckpt_path {good}"
+            f"the last good checkpoint is {good}; mend the data, and go on with --ckpt_path "
+            f"{good}, or lower the learning rate in a run of another name with --run.start_from it"
         )

@@ -9,7 +9,7 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from features.errors import FeatureConfigError
+from features.errors import FeatureConfigError, RunConfigError
 from features.table_spec import DecoupledTable
 from recsys.losses import binary_cross_entropy
 from recsys.metrics import RankingMetrics
@@ -87,7 +87,7 @@ class RankingTask(Task):
         )
 
     def check_settings(self, trainer: Trainer) -> None:
-        """Refuse what would train wrongly without a word, and to compile without a compiler.
+        """Refuse what would train wrongly without a word, and to compile what cannot be.
 
         Raises:
             RunConfigError: with all such settings.
@@ -95,6 +95,11 @@ class RankingTask(Task):
         super().check_settings(trainer)
         if self.compiles:
             check_compiler(trainer.strategy.root_device.type)
+            if type(self.ranker).training_logits is not Ranker.training_logits:
+                raise RunConfigError(
+                    f"model.compile: {type(self.ranker).__name__} trains by parts of itself, which "
+                    f"are not compiled, got true; allowed false; leave it out"
+                )
 
     def on_fit_start(self) -> None:
         """Check the settings, where nobody has done so before, and compile."""

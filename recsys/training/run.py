@@ -83,10 +83,11 @@ def checkpoint_path(directory: Path, wanted: str) -> Path:
 
 def is_first_process() -> bool:
     """Whether this is the first process of the run; known before any process group starts."""
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
-    if rank is not None:
-        return int(rank) == 0
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("NODE_RANK", "LOCAL_RANK"))
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"]) == 0
+    # An interactive shell of SLURM has its own number in all processes that are started from it.
+    names = ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(int(os.environ.get(name, "0")) == 0 for name in names)
 
 
 def check_outside(directory: Path, needed: Mapping[str, Path | None]) -> None:

@@ -170,7 +170,8 @@ class TorchRecStrategy(DDPStrategy):
 
     def _remember_learning_rates(self) -> None:
         first = self.optimizers[0].param_groups[0]
-        self._initial_lr = first.get("initial_lr", first["lr"])
+        # The rate of a table is that at the peak of a schedule which has one, as `OneCycleLR`.
+        self._initial_lr = first.get("max_lr", first.get("initial_lr", first["lr"]))
         table_lr = self.task.tables_config.optimizer.lr
         self._table_lrs = [table_lr for _ in self.sharded.fused_optimizer.param_groups]
 

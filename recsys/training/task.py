@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from features.errors import CheckpointMismatchError, RunConfigError, SchemaMismatchError
 from features.schema import FeatureSchema
@@ -136,8 +136,17 @@ class Task(LightningModule, ABC):
         optimizer = dense_optimizer(self.optimizer_factory, model=self, embedder=self.embedder)
         if self.scheduler_factory is None:
             return optimizer
-        schedule = {"scheduler": self.scheduler_factory(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        scheduler = self.scheduler_factory(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise RunConfigError(
+                "model.init_args.scheduler: follows the steps, not a metric, got "
+                "ReduceLROnPlateau; allowed those of torch.optim.lr_scheduler that step without "
+                "one; choose one, and run.patience to stop by the metric"
+            )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     # ------------------------------------------------------------------------------- running
     def on_fit_start(self) -> None:
@@ -322,11 +331,16 @@ class Task(LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect."""
-        self.collect(batch, split="val")
+        self._collect(batch, split="val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect."""
-        self.collect(batch, split="test")
+        self._collect(batch, split="test")
+
+    def _collect(self, batch: Batch, *, split: str) -> None:
+        """In full precision, as a bundle scores: scores of 16 bits are often the same."""
+        with torch.autocast(self.device.type, enabled=False):
+            self.collect(batch, split=split)
 
     def on_validation_epoch_end(self) -> None:
         """Compute and log."""

@@ -51,6 +51,11 @@ def check_trainer_settings(chosen: Any) -> None:
             f"trainer.fast_dev_run: leaves no checkpoint, got {chosen.fast_dev_run}; "
             f"allowed false; for a short trial give --run.name trial --trainer.max_steps 10"
         )
+    if not isinstance(chosen.val_check_interval, int | float | None):
+        mistakes.append(
+            f"trainer.val_check_interval: each process has its own clock, got "
+            f"{chosen.val_check_interval!r}; allowed a number of batches, or a share of an epoch"
+        )
     if mistakes:
         raise RunConfigError(mistakes)
 
