@@ -82,6 +82,9 @@ def test_what_cannot_expire(feature_file, events):
         DataError, match=r"features\.a \(column 'a'\): must hold values of type Str"
     ):
         expired_values(schema, dated, fitted=schema, older_than=day)
+    ahead = events({"t": [*at(0), datetime.now() + timedelta(days=3)], "a": ["x", "y"]})
+    with pytest.raises(DataError, match="the latest event lies in the future, got 2"):
+        expired_values(schema, ahead, fitted=schema, older_than=day)
     nothing = events({"t": at(0), "a": ["x"]}).head(0)
     with pytest.raises(DataError, match="there is no event to count from"):
         expired_values(schema, nothing, fitted=schema, older_than=day)

@@ -6,6 +6,7 @@ import pytest
 
 from features.columns import ROW
 from features.errors import DataError
+from features.fit import fit_file
 from features.sources import scan_events, source_files
 
 LOG = "entity: {user: u, item: i, time: {column: t, unit: s}}"
@@ -129,6 +130,53 @@ def test_times(feature_file, store, values, dtype, unit, expected):
         series = pl.Series(values, dtype=dtype)
     data_dir = store(events={"t": series, "u": [1]})
     assert scan_events(feature_set, data_dir).collect()["t"].to_list() == [expected]
+
+
+def test_a_file_is_read_once(feature_file, store):
+    data_dir = store(log__b={"a": [3]}, log__a={"a": [1, 2]})
+    feature_set = feature_file(
+        "name: a, kind: categorical", sources="{events: {path: [log/a.parquet, 'log/*.parquet']}}"
+    )
+    with pytest.raises(DataError, match=r"events: a file is named twice, got .*/log/a.parquet"):
+        source_files(feature_set, data_dir)
+
+
+@pytest.mark.parametrize("split", ["temporal, fractions: [0.6, 0.2, 0.2]", "random"])
+def test_files_that_cannot_be_read_to_the_end(feature_file, store, split):
+    data_dir = store(events={"t": [1, 2], "x": ["1", "n/a"]})
+    feature_set = feature_file(
+        "name: x, kind: categorical",
+        sources="{events: {path: events.parquet, where: 'cast(x as int) < 5'}}",
+        top=f"entity: {{time: t}}\nsplit: {{kind: {split}}}",
+    )
+    with pytest.raises(DataError, match=r"events.parquet: an expression or file cannot be read"):
+        fit_file(feature_set, data_dir)
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "is_possible"),
+    [
+        (1_700_000_000, "s", True),
+        (-(10**9), "s", True),
+        (1_700_000_000_000, "s", False),
+        (1_700_000_000_000_000_000, "s", False),  # wraps around
+        (1_700_000_000_000, "ms", True),
+        (1_700_000_000_000_000, "ms", False),
+        (1_700_000_000_000_000_000, "us", False),
+    ],
+)
+def test_times_beyond_the_year_5000_have_another_unit(
+    feature_file, store, number, unit, is_possible
+):
+    data_dir = store(events={"t": [number, number + 1], "x": [1, 2]})
+    feature_set = feature_file(
+        "name: x, kind: categorical", top=f"entity: {{time: {{column: t, unit: {unit}}}}}"
+    )
+    if is_possible:
+        fit_file(feature_set, data_dir)
+        return
+    with pytest.raises(DataError, match=r"entity.time \(column 't'\): .*set entity.time.unit to"):
+        fit_file(feature_set, data_dir)
 
 
 @pytest.mark.parametrize(
