@@ -204,5 +204,6 @@ def _is_exporting() -> bool:
 def _taken(packed: Tensor, token_BK: Tensor) -> Tensor:
     """Rows of packed events, by `index_select`, whose gradient is the faster one."""
     if not _is_exporting() and len(packed) == 0:
-        packed = packed.new_zeros(1, *packed.shape[1:])
+        # Beside it, so that the tables stay part of the graph: other ranks wait for gradients.
+        packed = torch.cat([packed, packed.new_zeros(1, *packed.shape[1:])])
     return packed.index_select(0, token_BK.flatten()).view(*token_BK.shape, *packed.shape[1:])

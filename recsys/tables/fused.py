@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
+from torch import Tensor, nn
 from torch.distributed.optim import (
     _apply_optimizer_in_backward as apply_optimizer_in_backward,
 )
+from torchrec.distributed.embedding import ShardedEmbeddingCollection
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.optim import RowWiseAdagrad
 
@@ -41,6 +46,30 @@ def attach_optimizer(embedder: Embedder, *, device: str) -> None:
             # A fresh dict each time: it is changed by the callee.
             _arguments(config.optimizer),
         )
+
+
+def num_updates(module: nn.Module) -> int:
+    """Updates that the kernels of a sharded module have counted, by which Adam corrects its means.
+
+    Args:
+        module: Sharded.
+    """
+    return max((int(counter) for counter in _counters(module)), default=0)
+
+
+def count_updates_from(module: nn.Module, number: int) -> None:
+    """Let the kernels of a sharded module, before its first step, count on from a number."""
+    for counter in _counters(module):
+        counter.fill_(number)
+
+
+def _counters(module: nn.Module) -> Iterator[Tensor]:
+    for part in module.modules():
+        if isinstance(part, ShardedEmbeddingBagCollection | ShardedEmbeddingCollection):
+            for lookup in cast("list[nn.Module]", part._lookups):
+                for kernel in lookup.modules():
+                    if isinstance(kernel, SplitTableBatchedEmbeddingBagsCodegen):
+                        yield cast(Tensor, kernel.iter)
 
 
 def check_optimizer(config: TablesConfig, *, device: str) -> None:

@@ -37,6 +37,7 @@ from recsys.checkpoint import (
 )
 from recsys.data.epochs import EpochLoader
 from recsys.data.loader import BatchLoader
+from recsys.tables.fused import count_updates_from, num_updates
 from recsys.tables.plan import forget_cached_rows, shard
 from recsys.tables.stores import table_names
 from recsys.training.continuing import check_checkpoint, tables_of_other_ids
@@ -46,6 +47,7 @@ from recsys.training.owed_validation import owes_validation, with_owed_validatio
 from recsys.training.task import Task
 
 _log = logging.getLogger(__name__)
+_TABLE_UPDATES = "table_updates"
 
 
 class TorchRecStrategy(DDPStrategy):
@@ -193,6 +195,7 @@ class TorchRecStrategy(DDPStrategy):
         """Write the tensors of all ranks and what Lightning wants to keep."""
         self.task.before_view()
         kept = {k: v for k, v in checkpoint.items() if k != "state_dict"}
+        kept[_TABLE_UPDATES] = num_updates(self.sharded)
         if owes_validation(self.task.trainer):
             kept["loops"] = with_owed_validation(kept["loops"])
         write_checkpoint(
@@ -236,6 +239,7 @@ class TorchRecStrategy(DDPStrategy):
             for group, values in zip(now, before, strict=True):
                 group.update(values)
         self._load_dense(read_tensors(directory, DENSE))
+        count_updates_from(self.sharded, checkpoint.get(_TABLE_UPDATES, 0))
         self._remember_learning_rates()
 
     def _start_from(self, directory: Path) -> None:
@@ -271,6 +275,8 @@ class TorchRecStrategy(DDPStrategy):
         forget_cached_rows(self.sharded)
         if fused := self._fused_tensors():
             load_fitting(directory, fused)
+            updates = read_trainer_state(directory).get(_TABLE_UPDATES, 0)
+            count_updates_from(self.sharded, updates)
         names = {name for name, _ in self.task.named_parameters()}
         dense: dict[str, dict[str, Tensor]] = {}
         for name, tensor in read_tensors(directory, DENSE).items():

@@ -12,6 +12,7 @@ from training.runs import data_module, fit_task, task, write_inputs
 
 from features.errors import RunConfigError
 from models import DARE
+from recsys.tables.fused import count_updates_from, num_updates
 from recsys.training.run import is_first_process
 from recsys.training.trainer_settings import check_trainer_settings
 
@@ -98,6 +99,26 @@ class TableRates(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         [group] = trainer.strategy.sharded.fused_optimizer.param_groups
         self.values.append(group["lr"])
+
+
+def counted(rank, world_size, directory):
+    """What the kernels of a resumed run count from, where those of the first counted to 7."""
+    found = []
+
+    class Count(Callback):
+        def on_train_start(self, trainer, pl_module):
+            found.append(num_updates(trainer.strategy.sharded))
+            count_updates_from(trainer.strategy.sharded, 7)
+
+    for steps, resume in ((2, None), (4, "counted-2")):
+        built = task("ranking", dense_max_bytes=0)
+        data, name = data_module(directory, "ranking"), f"counted-{steps}"
+        fit_task(directory, built, data, name, max_steps=steps, resume=resume, callbacks=[Count()])
+    return found
+
+
+def test_kernels_count_on_where_the_checkpoint_was(directory):
+    assert run_processes(1, counted, directory, directory) == [0, 7]
 
 
 def rates(rank, world_size, directory):
