@@ -146,9 +146,10 @@ def _most_seen(seen: Seen | None) -> int:
     """How many places of an answer may be those of seen items."""
     if seen is None or not len(seen.lengths_B):
         return 0
+    num_ids = int(seen.values.max()) + 1 if len(seen.values) else 1
     users = torch.arange(len(seen.lengths_B)).repeat_interleave(seen.lengths_B)
-    different = torch.stack([users, seen.values]).unique(dim=1)
-    return int(different[0].bincount(minlength=1).max())
+    different = (users * num_ids + seen.values).unique()
+    return int((different // num_ids).bincount(minlength=1).max())
 
 
 def _built(faiss: Any, vectors_CD: Tensor, *, kind: IndexKind) -> Any:

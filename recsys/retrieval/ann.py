@@ -41,9 +41,9 @@ def recall(found_BK: Tensor, exact_BK: Tensor) -> Tensor:
         exact_BK: The same.
     """
     is_item_BK = exact_BK > 0
-    is_found_BK = torch.stack(
-        [torch.isin(exact_K, found_K) for exact_K, found_K in zip(exact_BK, found_BK, strict=True)]
-    )
+    is_found_BK = torch.zeros_like(is_item_BK)
+    for user, (exact_K, found_K) in enumerate(zip(exact_BK, found_BK, strict=True)):
+        is_found_BK[user] = torch.isin(exact_K, found_K)
     is_found_BK &= is_item_BK
     shares_B = is_found_BK.sum(dim=1) / is_item_BK.sum(dim=1).clamp(min=1)
     return shares_B.where(is_item_BK.any(dim=1), 1.0)

@@ -83,7 +83,7 @@ def find_sources(
                 f"give a folder as DATA, or leave out --source events"
             )
         paths["events"] = (data,)
-        data = data.rpartition("/")[0] if _is_url(data) else str(Path(data).parent)
+        data = _folder_of(data) if _is_url(data) else str(Path(data).parent)
     unknown = [name for name in paths if name not in feature_set.sources]
     if unknown:
         raise RunConfigError(
@@ -191,6 +191,12 @@ def _is_date(text: str) -> bool:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
+
+
+def _folder_of(url: str) -> str:
+    """The folder of a file, or that above the first name of a glob."""
+    folder = url.rpartition("/")[0]
+    return _folder_of(folder) if has_magic(folder) else folder
 
 
 def _is_url(path: str) -> bool:
