@@ -7,6 +7,7 @@ import pytest
 import torch
 from migration.made import schema, write_made
 
+from features.errors import OutputError
 from recsys.checkpoint import DENSE, FUSED, MODEL, read_tensors
 from recsys.migration import migration as module
 from recsys.migration import run
@@ -135,6 +136,6 @@ def test_a_writing_that_is_cut_off_leaves_nothing(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(module, "write", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="/new: cannot be written, got no space"):
         run.write_run(migration, tmp_path / "new", features={}, more={})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old.ckpt"]

@@ -71,7 +71,7 @@ SPECS = {
 WARM_UPS = {
     "pep": PepTable(scheme="pep", rows=15),
     "pep of a table": PepTable(scheme="pep", rows=15, per="table"),
-    "autosrh": AutoSrhTable(scheme="autosrh", rows=20),
+    "autosrh": AutoSrhTable(scheme="autosrh", rows=18),
 }
 # What each planned table is cut down from, in its first training.
 STAGED = {
