@@ -33,7 +33,7 @@ def line_notes(old: Side, new: Side, *, was: str, name: str) -> Iterator[Note]:
     """
     before, after = old.feature_set.feature(was), new.feature_set.feature(name)
     if was != name:
-        yield "renamed", f"was {was}"
+        yield "renamed", f"was {was}{_column_too(before, after)}"
     if before.first_name != after.first_name and before.first_name != name:
         yield (
             "changed",
@@ -115,6 +115,14 @@ def _was(before: Any, after: Any) -> str:
 
 def _text(value: Any) -> str:
     return "none" if value is None else f"{value}"
+
+
+def _column_too(before: Any, after: Any) -> str:
+    """What is to be said where the column of a renamed feature is not renamed as it is."""
+    columns = tuple(getattr(feature, "source_column", None) for feature in (before, after))
+    if columns[0] == columns[1] or columns == (before.name, after.name):
+        return ""
+    return f", its column {_was(*columns)}"
 
 
 def _differing(before: Any, after: Any, keys: tuple[str, ...]) -> Iterator[Note]:

@@ -41,6 +41,9 @@ def test_ids_that_mean_other_things(line):
     assert alone.resets == ("t",)
 
 
+C_AND_B = (", column: c", "")
+
+
 @pytest.mark.parametrize(
     ("before", "after", "fate"),
     [
@@ -56,7 +59,11 @@ def test_ids_that_mean_other_things(line):
 def test_a_column_may_be_renamed_with_its_feature(before, after, fate):
     old = file(f"name: a, kind: categorical{before}")
     new = file(f"name: b, renamed_from: a, kind: categorical{after}")
-    assert fates(compare(old, new), "feature") == {"b": fate}
+    found = compare(old, new)
+    assert fates(found, "feature") == {"b": fate}
+    [change] = found.of("feature")
+    says = ", its column was c, is b"
+    assert any(says in reason for reason in change.reasons) == ((before, after) == C_AND_B)
 
 
 def test_tables_are_shared_split_and_named():
