@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from features import columns
 from features.columns import label_column
 from features.schema import FeatureSchema
 from features.spec import Sequence as SequenceFeature
 from recsys.data.histories import Histories
-from recsys.data.jagged import Ids, keyed_jagged
+from recsys.data.jagged import Ids, UnknownIdsError, keyed_jagged
 from recsys.data.layout import dense_features
 from recsys.data.rows import Ragged, Rows, integers, numbers
 from recsys.data.sequence_reader import SequenceReader
@@ -79,14 +81,10 @@ class RankingCollate:
         users_B = integers(rows[self._user[0]]) if self._user else np.full(len(rows), -1)
         weights_B = numbers(rows[self._weight[0]]) if self._weight else np.ones(len(rows))
         ids = [_column_ids(name, rows, num_ids=count) for name, count in self._embedded]
-        of_histories, histories_B = self._distinct_histories(rows)
-        sequence_ids = [item for reader in self._sequences for item in reader.ids(of_histories)]
+        sequences, histories_B = self._packed_histories(rows)
         return Batch(
             ids=keyed_jagged(ids, num_rows=len(rows)),
-            sequences=keyed_jagged(
-                [item.followed_by_empty(len(rows) - len(of_histories)) for item in sequence_ids],
-                num_rows=len(rows),
-            ),
+            sequences=sequences,
             dense_BN=_side_by_side(rows, self._dense),
             labels_BT=_side_by_side(rows, self._labels),
             weights_B=torch.from_numpy(weights_B.astype(np.float32)),
@@ -96,6 +94,20 @@ class RankingCollate:
             seen_lengths_B=none,
             histories_B=histories_B,
         )
+
+    def _packed_histories(self, rows: Rows) -> tuple[KeyedJaggedTensor | None, Tensor | None]:
+        """Distinct histories, and which is that of every row."""
+        of_histories, histories_B = self._distinct_histories(rows)
+        ids = [item for reader in self._sequences for item in reader.ids(of_histories)]
+        padded = [item.followed_by_empty(len(rows) - len(of_histories)) for item in ids]
+        try:
+            return keyed_jagged(padded, num_rows=len(rows)), histories_B
+        except UnknownIdsError as error:
+            if histories_B is None:
+                raise
+            first = [int((histories_B == item.example).nonzero()[0]) for item in error.found]
+            found = [replace(i, example=row) for i, row in zip(error.found, first, strict=True)]
+            raise UnknownIdsError(found) from None
 
     def _distinct_histories(self, rows: Rows) -> tuple[Rows, Tensor | None]:
         """One row of each history, and which is that of every row; None: each has its own."""

@@ -11,6 +11,9 @@ from training.runs import data_module, events, write_inputs
 
 from features.columns import ROW
 from features.errors import DataError, SchemaMismatchError
+from recsys.data.collate import RankingCollate
+from recsys.data.jagged import Ids, UnknownIdsError
+from recsys.data.rows import Rows
 from recsys.data.store import MANIFEST, file_bytes
 
 MEND = "delete the store, and it is built again"
@@ -116,6 +119,21 @@ def test_the_user_of_an_id_in_a_history(inputs, kind):
             f"of users {user!r}, {file}, and "
         )
         assert error.mistakes[0].endswith(f"; {MEND}")
+
+
+def test_rows_that_share_a_history_are_named_by_one_of_them():
+    class Reader:
+        columns = ("u",)
+
+        def ids(self, rows):
+            return [Ids("h.item", rows["u"] * 10, np.ones(len(rows), np.int64), 60)]
+
+    collate = RankingCollate.__new__(RankingCollate)
+    collate._sequences = [Reader()]
+    rows = Rows({"u": np.array([3, 7, 3, 7, 5])}, 5)  # of three histories
+    with pytest.raises(UnknownIdsError) as raised:
+        collate._packed_histories(rows)
+    assert [(item.example, item.value) for item in raised.value.found] == [(1, 70)]
 
 
 def test_a_target_beyond_the_catalogue(inputs):
