@@ -28,6 +28,7 @@ from recsys.training.experiment_file import (
     experiment_files,
     keys_of_file,
 )
+from recsys.training.freed_memory import keep_freed_memory
 from recsys.training.interruption import Interruption, signals_restored
 from recsys.training.last_words import leave_word, word_of_another
 from recsys.training.parser_errors import in_short, mistyped_options
@@ -298,6 +299,7 @@ def start(cli: type[_CLI], *, args: ArgsType = None, log: TextIO | None = None) 
         args: Verb and arguments. None: those of this process.
         log: Where progress is told. None: standard output.
     """
+    keep_freed_memory()
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", stream=log or sys.stdout, force=True
     )
