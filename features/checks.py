@@ -72,6 +72,12 @@ def reading(where: str) -> Iterator[None]:
         raise DataError(f"{where}: an expression or file cannot be read: {reason}") from None
 
 
+def log_name(feature_set: FeatureSet) -> str:
+    """The files of the event log, as messages name them."""
+    path = feature_set.events.path
+    return path if isinstance(path, str) else ", ".join(path)
+
+
 def value_checks(
     feature_set: FeatureSet, types: dict[str, pl.DataType], *, with_labels: bool
 ) -> list[Check]:
@@ -158,10 +164,10 @@ def _entity(feature_set: FeatureSet, types: dict[str, pl.DataType]) -> Iterator[
             problem=problem,
             remedy="drop such events with sources.events.where",
         )
-        if isinstance(types[entity_column(role)], pl.Datetime):
+        if role == "time" and isinstance(types[entity_column(role)], pl.Datetime):
             seconds = value.dt.epoch("s")
             yield Check(
-                where=f"entity.{role} (column {column!r})",
+                where=f"entity.time (column {column!r})",
                 bad=(seconds.abs() >= _LAST_SECOND).fill_null(False),
                 raw=value.dt.epoch("us"),
                 problem="instant (in microseconds since 1970) beyond the year 5000",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from features.checks import broken, counted, reading, split_checks, value_checks
+from features.checks import broken, counted, log_name, reading, split_checks, value_checks
 from features.columns import SPLIT
 from features.dense import clipped, filled, number
 from features.errors import DataError
@@ -57,7 +57,7 @@ def fit_schema(feature_set: FeatureSet, frame: pl.LazyFrame) -> FeatureSchema:
     }
     checks = [*value_checks(feature_set, types, with_labels=True), *split_checks(feature_set)]
     dense = feature_set.of_kind(Dense)
-    where = _where(feature_set)
+    where = log_name(feature_set)
     with reading(where):
         summary, *tables = pl.collect_all(
             [
@@ -103,7 +103,7 @@ def check_events(feature_set: FeatureSet, frame: pl.LazyFrame) -> None:
     """
     types = _checked_types(feature_set, frame)
     checks = [*value_checks(feature_set, types, with_labels=True), *split_checks(feature_set)]
-    where = _where(feature_set)
+    where = log_name(feature_set)
     with reading(where):
         found = frame.select(*_row_counts(), *counted(checks)).collect(engine="streaming")
     totals = found.row(0, named=True)
@@ -134,11 +134,6 @@ def _without_training(totals: dict[str, int], *, where: str) -> list[str]:
         f"{where}: no event trains, got {totals['num_rows']} events; check `split` "
         f"and sources.events.where"
     ]
-
-
-def _where(feature_set: FeatureSet) -> str:
-    path = feature_set.events.path
-    return path if isinstance(path, str) else ", ".join(path)
 
 
 def _is_counted(feature: Categorical | Bucketized) -> bool:

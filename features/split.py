@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import polars as pl
 
-from features.checks import reading
+from features.checks import log_name, reading
 from features.columns import ROW, SPLIT, SPLITS
 from features.errors import DataError
 from features.spec import FeatureSet
@@ -31,8 +31,7 @@ def assign_split(feature_set: FeatureSet, frame: pl.LazyFrame) -> pl.LazyFrame:
         DataError: the instants of a temporal split do not fit the time column, or these columns
             cannot be read.
     """
-    path = feature_set.events.path
-    with reading(path if isinstance(path, str) else ", ".join(path)):
+    with reading(log_name(feature_set)):
         match feature_set.split:
             case RandomSplit() as split:
                 return frame.with_columns(_random(split))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from features.checks import reading
+from features.checks import log_name, reading
 from features.errors import DataError, FeatureConfigError
 from features.raw_checks import described, type_mistakes
 from features.schema import FeatureSchema
@@ -79,7 +79,7 @@ def expired_values(
         for feature in schema.feature_set.of_kind(Categorical)
         if isinstance(schema.encoding_of(feature.name), VocabEncoding)
     }
-    with reading(_where(schema)):
+    with reading(log_name(schema.feature_set)):
         found = dict(zip(seen, pl.collect_all(seen.values(), engine="streaming"), strict=True))
     expired = {}
     for name, vocabulary in schema.vocabularies.items():
@@ -158,11 +158,6 @@ def _values(feature: Categorical, dtype: pl.DataType, events: pl.LazyFrame) -> p
     if is_multi_valued(feature, dtype):
         values = values.explode("value")
     return values.unique()
-
-
-def _where(schema: FeatureSchema) -> str:
-    path = schema.feature_set.events.path
-    return path if isinstance(path, str) else ", ".join(path)
 
 
 def _in_words(span: timedelta) -> str:

@@ -108,9 +108,8 @@ def of_events(rows: Rows, *, files: Sequence[Path], dense: Sequence[str]) -> str
 
 def of_users(rows: Rows, *, store: EncodedStore) -> str:
     """The raw ids of the users whose histories the rows are."""
-    names = store.read_users()
-    users = [repr(names[int(user)]) for user in np.unique(integers(rows[columns.USER]))]
-    return f"users {_listed(users)}"
+    users = store.names_of(np.unique(integers(rows[columns.USER])))
+    return f"users {_listed([repr(user) for user in users])}"
 
 
 def _listed(names: Sequence[object] | np.ndarray) -> str:

@@ -80,19 +80,21 @@ class OutputFolder:
         Raises:
             OutputError: another file is gone, or one is not as it was written.
         """
-        sizes = json.loads((self.path / COMPLETE).read_text())["files"]
-        found = {name: self.path / name for name in sizes}
-        gone = [file for file in found.values() if not file.is_file()]
-        for name, file in found.items():
-            if file in gone and file.parent != self.path:
+        written = json.loads((self.path / COMPLETE).read_text())["files"]
+        files = {name: self.path / name for name in written}
+        found = {name: f.stat().st_size for name, f in files.items() if f.is_file()}
+        for name, size in found.items():
+            if size != written[name]:
+                raise OutputError(
+                    f"{files[name]}: is not as it was written, got {size} bytes; allowed "
+                    f"{written[name]}; delete it, and run again"
+                )
+        gone = [file for name, file in files.items() if name not in found]
+        for file in gone:
+            if file.parent.name == REJECTS:  # its part is there, and would not be scored again
                 raise OutputError(
                     f"{file}: is gone, got a complete folder without it; remove {self.path}, and "
                     f"score again"
-                )
-            if file not in gone and file.stat().st_size != sizes[name]:
-                raise OutputError(
-                    f"{file}: is not as it was written, got {file.stat().st_size} bytes; allowed "
-                    f"{sizes[name]}; delete it, and run again"
                 )
         if gone:
             (self.path / COMPLETE).unlink(missing_ok=True)

@@ -63,13 +63,22 @@ def count_updates_from(module: nn.Module, number: int) -> None:
         counter.fill_(number)
 
 
-def _counters(module: nn.Module) -> Iterator[Tensor]:
+def lookups(module: nn.Module) -> Iterator[nn.Module]:
+    """What looks up and updates the rows of this rank; no parts of the module in torch's sense.
+
+    Args:
+        module: Sharded.
+    """
     for part in module.modules():
         if isinstance(part, ShardedEmbeddingBagCollection | ShardedEmbeddingCollection):
-            for lookup in cast("list[nn.Module]", part._lookups):
-                for kernel in lookup.modules():
-                    if isinstance(kernel, SplitTableBatchedEmbeddingBagsCodegen):
-                        yield cast(Tensor, kernel.iter)
+            yield from cast("list[nn.Module]", part._lookups)
+
+
+def _counters(module: nn.Module) -> Iterator[Tensor]:
+    for lookup in lookups(module):
+        for kernel in lookup.modules():
+            if isinstance(kernel, SplitTableBatchedEmbeddingBagsCodegen):
+                yield cast(Tensor, kernel.iter)
 
 
 def check_optimizer(config: TablesConfig, *, device: str) -> None:

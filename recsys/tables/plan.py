@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.collective_utils import invoke_on_rank_and_broadcast_result
-from torchrec.distributed.embedding import ShardedEmbeddingCollection
-from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DataParallelWrapper, DefaultDataParallelWrapper
 from torchrec.distributed.types import ShardingEnv
 
 from features.errors import RunConfigError
 from recsys.tables.embedder import Embedder
-from recsys.tables.fused import attach_optimizer
+from recsys.tables.fused import attach_optimizer, lookups
 from recsys.tables.hardware import hardware_here
 from recsys.tables.initial import fill_initial
 from recsys.tables.overfull import too_large
@@ -84,10 +82,8 @@ def forget_cached_rows(module: nn.Module) -> None:
     Args:
         module: Sharded.
     """
-    for part in module.modules():
-        if isinstance(part, ShardedEmbeddingBagCollection | ShardedEmbeddingCollection):
-            for lookup in part._lookups:
-                lookup.purge()  # pyright: ignore[reportCallIssue]
+    for lookup in lookups(module):
+        lookup.purge()  # pyright: ignore[reportCallIssue]
 
 
 def _shared_placement(

@@ -168,12 +168,17 @@ def test_a_complete_output_is_not_written_again(own_run):
     assert {f: f.stat().st_mtime_ns for f in job.out.iterdir()} == before
 
 
+def assert_scored_again(part, job, files):
+    """Where it is gone."""
+    part.unlink()
+    assert score(job) is not None
+    assert content(job.out) == files
+
+
 @each_kind
 def test_a_part_that_is_gone_since_is_scored_again(own_run):
     job, files = own_run
-    (job.out / "part-00001.parquet").unlink()
-    assert score(job) is not None
-    assert content(job.out) == files
+    assert_scored_again(job.out / "part-00001.parquet", job, files)
 
 
 @of_events
@@ -183,9 +188,7 @@ def test_a_complete_output_whose_files_changed_is_refused(own_run):
     part.write_bytes(files[part.name][:-9])
     with pytest.raises(OutputError, match=r"part-00001.parquet: is not as .* delete it, and run"):
         score(job)
-    part.unlink()
-    assert score(job) is not None
-    assert content(job.out) == files
+    assert_scored_again(part, job, files)
 
 
 @of_events
@@ -201,9 +204,7 @@ def test_a_part_that_was_damaged_is_not_completed(own_run):
         with pytest.raises(OutputError, match=f"part-00002.parquet: {says}"):
             score(job)
         assert not (job.out / "complete.json").exists()
-    part.unlink()
-    assert score(job) is not None
-    assert content(job.out) == files
+    assert_scored_again(part, job, files)
 
 
 # ---------------------------------------------------------------------------- disks, bad rows

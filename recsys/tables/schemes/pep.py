@@ -59,7 +59,7 @@ class PepScheme(FullScheme, StagedScheme):
         self.seed, self.decay = seed, spec.decay
         [physical] = self.physical_tables
         self.num_kept = num_kept(table, physical)
-        _check_start(spec.start, table=physical, num_kept=self.num_kept)
+        _check_start(spec.start, table=physical, num_stored=self.num_kept)
         self.places = {name: place for place, name in enumerate(self.own)}
         shape = {
             "table": (1, 1),
@@ -162,9 +162,9 @@ class PepScheme(FullScheme, StagedScheme):
         return left * physical.num_rows * physical.dim // held
 
 
-def _check_start(start: float, *, table: PhysicalTable, num_kept: int) -> None:
+def _check_start(start: float, *, table: PhysicalTable, num_stored: int) -> None:
     """Refuse thresholds that leave nothing to be found by training."""
-    share = num_kept / (table.num_rows * table.dim)
+    share = num_stored / (table.num_rows * table.dim)
     # First values are uniform: the share above a threshold falls evenly with it.
     threshold = table.init_bound * (1 - share)
     highest = math.log(threshold / (1 - threshold))
