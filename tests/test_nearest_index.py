@@ -149,3 +149,15 @@ def test_recall_of_lists():
     exact_BK = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [0, 0, 0, 0]])
     found_BK = torch.tensor([[4, 9, 1, 0], [6, 7, 8, 5], [1, 2, 3, 4]])
     assert recall(found_BK, exact_BK).tolist() == [0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("had", "most"), [([], 0), ([[]], 0), ([[5, 5, 5, 2], [7]], 2), ([[0], [0, 1, 0, 3], []], 3)]
+)
+def test_items_that_are_had_twice_take_one_place(had, most):
+    from recsys.nearest.index import _most_seen
+
+    values = torch.tensor([item for of_user in had for item in of_user], dtype=torch.int64)
+    lengths_B = torch.tensor([len(of_user) for of_user in had], dtype=torch.int64)
+    assert _most_seen(Seen(values, lengths_B)) == most
+    assert _most_seen(None) == 0

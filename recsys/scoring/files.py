@@ -83,7 +83,7 @@ def find_sources(
                 f"give a folder as DATA, or leave out --source events"
             )
         paths["events"] = (data,)
-        data = _folder_of(data) if _is_url(data) else str(Path(data).parent)
+        data = _folder_of(data)
     unknown = [name for name in paths if name not in feature_set.sources]
     if unknown:
         raise RunConfigError(
@@ -193,10 +193,10 @@ def _is_date(text: str) -> bool:
         return False
 
 
-def _folder_of(url: str) -> str:
+def _folder_of(path: str) -> str:
     """The folder of a file, or that above the first name of a glob."""
-    folder = url.rpartition("/")[0]
-    return _folder_of(folder) if has_magic(folder) else folder
+    folder = path.rpartition("/")[0] if _is_url(path) else str(Path(path).parent)
+    return _folder_of(folder) if has_magic(folder) and not _is_folder(folder) else folder
 
 
 def _is_url(path: str) -> bool:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import time
 
 import numpy as np
 import polars as pl
@@ -391,3 +393,17 @@ def test_an_interrupted_build_leaves_no_store(tmp_path, monkeypatch):
     assert not list((tmp_path / "store").glob("*/manifest.json"))
     assert build(tmp_path, raw_log(30, num_users=4, seed=0)).manifest.rows["train"] > 0
     assert not list((tmp_path / "store").glob("*.unfinished"))
+
+
+def test_where_the_data_is_not_a_damaged_store_is_passed_over(built):
+    folder = built.path.parents[1]
+    (folder / "events.parquet").rename(folder / "gone")
+    newer = built.path.parent / "newer"
+    shutil.copytree(built.path, newer)
+    after = time.time() + 60
+    os.utime(newer / "manifest.json", (after, after))
+    (newer / "schema" / "schema.json").write_text("{")
+    feature_set = load_feature_set(folder / "features.yaml")
+    schema, found = store_module.schema_without_building(feature_set, folder, built.path.parent)
+    assert schema.fingerprint() == built.schema.fingerprint()
+    assert found == f"of {built.path}, since the data is not here"

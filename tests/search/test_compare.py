@@ -1,3 +1,4 @@
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -230,3 +231,21 @@ def test_runs_are_trained_and_tested_with_their_tables(ranking, tmp_path):
     assert report["trained"]
     assert "epoch 1" in log
     assert "epoch 2" not in log
+
+
+def test_a_training_goes_on_where_it_was_and_ends_with_the_test(ranking, tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, **options):
+        commands.append([str(part) for part in command])
+        return SimpleNamespace(returncode=3)
+
+    monkeypatch.setattr(grid_module.subprocess, "run", run)
+    wanted = ("--schemes", "full", "--seeds", 5, "--trainer.max_epochs", 2)
+    assert compare(ranking, tmp_path / "out", *wanted) == 1
+    [command] = commands
+    given = dict(itertools.pairwise(command))
+    assert given["--run.test"] == "true"
+    assert given["--run.resume"] == "auto"
+    assert given["--seed_everything"] == "5"
+    assert given["--trainer.max_epochs"] == "2"

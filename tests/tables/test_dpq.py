@@ -198,3 +198,14 @@ def test_mistakes_name_the_table():
     spec = SPECS["vq"]
     with pytest.raises(FeatureConfigError, match="dpq table needs a bounded number of ids"):
         build_scheme(LogicalTable("t", 8, spec, (reader("x", num_ids=None),)))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_codes_are_picked_in_full_precision(name):
+    """Else training would read other vectors than a bundle has."""
+    scheme = made(name, budget=4000)
+    queries = queries_of(scheme).float().detach().view(100, 2, 4)
+    is_rare = torch.zeros(100, dtype=torch.bool)
+    codes = scheme.codes(queries, is_rare)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(scheme.codes(queries, is_rare), codes)

@@ -12,7 +12,7 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 
 from features.errors import RunConfigError
 from features.table_spec import FullTable, QuantizedTable
-from recsys.tables import plan
+from recsys.tables import fused, plan
 from recsys.tables.config import TablesConfig
 from recsys.tables.embedder import Embedder
 from recsys.tables.fused import attach_optimizer, check_optimizer
@@ -126,7 +126,7 @@ def test_loading_makes_gpus_forget_the_rows_they_have(monkeypatch):
             super().__init__()
             self._lookups = [Lookup(), Lookup()]
 
-    monkeypatch.setattr(plan, "ShardedEmbeddingCollection", Collection)
+    monkeypatch.setattr(fused, "ShardedEmbeddingCollection", Collection)
     module = torch.nn.Sequential(torch.nn.Linear(1, 1), Collection())
     plan.forget_cached_rows(module)
     assert [lookup.purged for lookup in module[1]._lookups] == [1, 1]

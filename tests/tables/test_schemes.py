@@ -367,3 +367,20 @@ def test_equal_meaning_of_rows_is_equal_remapping(name):
     ]
     for meaning, rows in others:
         assert (meaning == base[0]) == (rows == base[1])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_made_of_rows_is_its_rows_side_by_side(name):
+    """Migration copies such rows by id, and reads all others through their scheme."""
+    of_reader = reader("a", 0, num_ids=30)
+    scheme = build_scheme(table(ALL[name], of_reader, reader("b", 1, num_ids=20)))
+    for parameter in scheme.parameters():
+        torch.nn.init.uniform_(parameter, 0.1, 0.9)
+    ids = {"a": torch.arange(30), "b": torch.arange(20)}
+    found = vectors_of(scheme, ids)["a"]
+    weights = {t.name: initial_rows(t, seed=0) for t in scheme.physical_tables}
+    rows = scheme.remap(ids)
+    own = [x for x in scheme.lookups if x.reader == "a"]
+    if scheme.is_made_of_rows:
+        side_by_side = torch.cat([weights[x.table][rows[x.name]] for x in own], 1)
+        torch.testing.assert_close(found, side_by_side[:, : found.shape[1]])

@@ -130,3 +130,11 @@ def test_the_best_score_moves_with_the_folder(tmp_path, is_there):
         with pytest.warns(UserWarning, match="The dirpath has changed"):
             resumed.load_state_dict(saved)
         assert resumed.best_model_score is None
+
+
+def test_what_is_left_of_an_earlier_change_of_names_is_cleared_away(tmp_path):
+    last = write(tmp_path, "last.ckpt", 11)
+    shutil.copytree(last, last.with_name("last.ckpt.old"))
+    write(tmp_path, "last.ckpt", 12)
+    assert read_tensors(last, MODEL)["weights"].unique().tolist() == [12]
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]

@@ -9,7 +9,9 @@ from gloo import run_processes
 from training.runs import data_module, fit_task, task, write_inputs
 
 from features.errors import CheckpointMismatchError, RunConfigError
+from recsys.checkpoint import Manifest, read_manifest, write_checkpoint
 from recsys.tables.config import TablesConfig
+from recsys.trained import untrained_task
 from recsys.training.dense_optimizer import dense_optimizer
 
 REPLICATED = 10**9
@@ -122,3 +124,16 @@ def resume_with_and_without(rank, world_size, directory):
 def test_a_checkpoint_knows_whether_tables_had_one(directory):
     said = run_processes(1, resume_with_and_without, directory, directory)
     assert "tables had a weight decay of their own there, got tables.weight_decay None" in said
+
+
+def test_an_untrained_copy_of_a_run_has_it_too(directory):
+    """`inspect-roles --train` trains as the run did."""
+    arguments = {"ranker": {"class_path": "models.FM"}, "tables": {"weight_decay": 0.1}}
+    made = built(directory, weight_decay=0.1)
+    config = {"model": {"class_path": "RankingTask", "init_args": arguments}}
+    schema = made.schema
+    path = directory / "made.ckpt"
+    manifest = Manifest(0, 0, 0, schema.fingerprint(), config=config)
+    write_checkpoint(path, tensors={}, trainer={}, manifest=manifest, schema=schema)
+    copy = untrained_task(path, read_manifest(path))
+    assert copy.tables_config.weight_decay == 0.1
