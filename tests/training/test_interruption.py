@@ -112,6 +112,28 @@ def test_a_run_that_is_trained_further_is_not_trained_to_the_end(whole):
     assert not json.loads(report.read_text())["trained"]
 
 
+def test_a_refused_resumption_leaves_what_the_run_was_made_of(whole, capsys):
+    run = whole / "runs" / "refused"
+    file = run_file(whole, "refused")
+    assert train_command("fit", "-c", file, "--trainer.max_epochs", 1) == 0
+
+    def inputs():
+        return [(run / name).read_text() for name in ("config.json", "features.yaml")]
+
+    before = inputs()
+    features = whole / "other.yaml"
+    features.write_text((whole / "ranking.yaml").read_text().replace("max_length: 5", "dim: 8"))
+    other_layers = ("--model.init_args.ranker.init_args.mlp", "[9]")
+    for changed in (other_layers, ("--data.features", features)):
+        assert train_command("fit", "-c", file, "--run.resume", "auto", *changed) == 2
+        assert inputs() == before
+    more = ("--trainer.max_epochs", 2)
+    assert train_command("fit", "-c", file, "--run.resume", "auto", *more) == 0
+    config, same = inputs()
+    assert json.loads(config)["trainer"]["max_epochs"] == 2
+    assert same == before[1]
+
+
 def test_before_the_first_step_there_is_nothing_to_save(whole, monkeypatch):
     def asked(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
