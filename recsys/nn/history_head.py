@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from recsys.nn.batch_norm import BatchNorm
 from recsys.nn.segments import Segment, gives, label_linear, label_norm, reads
 
 _SLOPE = 0.1
@@ -28,7 +29,7 @@ class HistoryHead(nn.Module):
         self, in_width: int, *, widths: Sequence[int], num_labels: int, batch_norm: bool
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.BatchNorm1d(in_width)] if batch_norm else []
+        layers: list[nn.Module] = [BatchNorm(in_width)] if batch_norm else []
         for width in widths:
             layers += [nn.Linear(in_width, width), nn.PReLU(init=_SLOPE)]
             in_width = width
@@ -37,7 +38,7 @@ class HistoryHead(nn.Module):
     def label_inputs(self, segments: Sequence[Segment], *, logits: Sequence[Segment]) -> None:
         """Say what the input and the logits are made of."""
         first, *_ = linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        if isinstance(self.layers[0], nn.BatchNorm1d):
+        if isinstance(self.layers[0], BatchNorm):
             label_norm(self.layers[0], segments)
         label_linear(first, reads=reads(segments))
         label_linear(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from recsys.nn.batch_norm import BatchNorm
 from recsys.nn.segments import Segment, gives, label_linear, label_norm, reads
 
 
@@ -38,7 +39,7 @@ class MLP(nn.Module):
         for width in widths:
             layers.append(nn.Linear(in_width, width))
             if batch_norm:
-                layers.append(nn.BatchNorm1d(width))
+                layers.append(BatchNorm(width))
             layers.append(nn.ReLU())
             if dropout:
                 layers.append(nn.Dropout(dropout))
@@ -62,7 +63,7 @@ class MLP(nn.Module):
         inputs = [reads(segments)] + [None] * (len(linear) - 1)
         for layer, read, given in zip(linear, inputs, outputs, strict=True):
             label_linear(layer, reads=read, gives=given)
-        norms = [layer for layer in self.layers if isinstance(layer, nn.BatchNorm1d)]
+        norms = [layer for layer in self.layers if isinstance(layer, BatchNorm)]
         if norms and output:
             label_norm(norms[-1], [output])
         return (output or Segment(("@mlp",), self.out_width),)

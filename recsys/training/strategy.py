@@ -184,9 +184,12 @@ class TorchRecStrategy(DDPStrategy):
 
     @override
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        # Hyper-parameters only; the tensors go by name, so that a later model can find its own.
+        # Without the tensors, which go by name, so that a later model can find its own.
         groups = optimizer.param_groups
-        return {"groups": [{k: v for k, v in g.items() if k != "params"} for g in groups]}
+        return {
+            "groups": [{k: v for k, v in g.items() if k != "params"} for g in groups],
+            "numbers": {n: v for n, v in self._dense_state().items() if not isinstance(v, Tensor)},
+        }
 
     @override
     def save_checkpoint(
@@ -238,6 +241,7 @@ class TorchRecStrategy(DDPStrategy):
                 )
             for group, values in zip(now, before, strict=True):
                 group.update(values)
+            self._load_dense(saved.get("numbers", {}))
         self._load_dense(read_tensors(directory, DENSE))
         count_updates_from(self.sharded, checkpoint.get(_TABLE_UPDATES, 0))
         self._remember_learning_rates()
@@ -306,16 +310,18 @@ class TorchRecStrategy(DDPStrategy):
         }
 
     def _dense_tensors(self) -> dict[str, Any]:
+        return {DENSE + n: v for n, v in self._dense_state().items() if isinstance(v, Tensor)}
+
+    def _dense_state(self) -> dict[str, Any]:
         names = {id(p): name for name, p in self.task.named_parameters()}
         return {
-            f"{DENSE}{names[id(parameter)]}.{key}": value
+            f"{names[id(parameter)]}.{key}": value
             for optimizer in self.optimizers
             for parameter, state in optimizer.state.items()
             for key, value in state.items()
-            if isinstance(value, Tensor)
         }
 
-    def _load_dense(self, tensors: dict[str, Tensor]) -> None:
+    def _load_dense(self, values: dict[str, Any]) -> None:
         parameters = dict(self.task.named_parameters())
         optimizer = self.optimizers[0]
         on_device = {
@@ -324,12 +330,13 @@ class TorchRecStrategy(DDPStrategy):
             if group.get("fused") or group.get("capturable")
             for parameter in group["params"]
         }
-        for name, tensor in tensors.items():
+        for name, value in values.items():
             parameter_name, key = name.rsplit(".", 1)
             parameter = parameters[parameter_name]
             # Only fused and capturable optimisers keep their step counter beside the parameter.
             stays = key == "step" and id(parameter) not in on_device
-            optimizer.state[parameter][key] = tensor if stays else tensor.to(parameter.device)
+            moves = isinstance(value, Tensor) and not stays
+            optimizer.state[parameter][key] = value.to(parameter.device) if moves else value
 
     def _manifest(self) -> Manifest:
         trainer = self.task.trainer

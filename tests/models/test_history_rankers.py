@@ -305,3 +305,12 @@ def test_mistakes():
     no_history = FieldLayout({"user": 3}, {}, {}, ("click",))
     with pytest.raises(FeatureConfigError, match="DIN reads one history, got none"):
         models.DIN(no_history)
+
+
+@pytest.mark.parametrize("name", ["DARE", "DIN"])
+def test_an_epoch_may_end_with_a_batch_of_one_row(name):
+    of = layout(is_decoupled=name == "DARE")
+    model = getattr(models, name)(of).train()
+    logits_BT = model(embedded(of, lengths=[3]))
+    logits_BT.sum().backward()
+    assert logits_BT.shape == (1, 1)

@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from recsys.nn.batch_norm import BatchNorm
 from recsys.nn.interactions import CrossLayer, CrossNetwork, factorization_machine, pairwise_dots
 from recsys.nn.mlp import MLP
 
@@ -51,6 +52,18 @@ def test_one_vector_has_no_pairs():
 
 def test_mlp_layers_in_order():
     kinds = [type(layer) for layer in MLP(3, widths=(4, 2), dropout=0.1, batch_norm=True).layers]
-    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout] * 2
+    assert kinds == [nn.Linear, BatchNorm, nn.ReLU, nn.Dropout] * 2
     assert [type(layer) for layer in MLP(3, widths=(4,)).layers] == [nn.Linear, nn.ReLU]
     assert MLP(3, widths=()).out_width == 3
+
+
+def test_one_row_is_normalised_by_the_running_values():
+    torch.manual_seed(0)
+    norm, plain = BatchNorm(3), nn.BatchNorm1d(3)
+    rows_BC = 2 * torch.randn(7, 3) + 1
+    assert torch.equal(norm(rows_BC), plain(rows_BC))  # both count these
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    assert torch.equal(norm(rows_BC[:1]), plain.eval()(rows_BC[:1]))
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    norm(rows_BC[:1]).sum().backward()
+    assert norm.weight.grad.all()

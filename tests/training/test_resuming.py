@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
+from gloo import run_processes
 from migration.made import schema
+from training.runs import Losses, data_module, fit_task, task, write_inputs
 
 from features.errors import CheckpointMismatchError, RunConfigError
 from recsys.checkpoint import MODEL, Manifest, read_tensors, recovered, write_checkpoint
@@ -138,3 +141,36 @@ def test_what_is_left_of_an_earlier_change_of_names_is_cleared_away(tmp_path):
     write(tmp_path, "last.ckpt", 12)
     assert read_tensors(last, MODEL)["weights"].unique().tolist() == [12]
     assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
+
+
+class FallingSGD(torch.optim.SGD):
+    """Its rate falls with a number beside each parameter that is no tensor."""
+
+    @torch.no_grad()
+    def step(self, closure):
+        with torch.enable_grad():
+            loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                taken = self.state[parameter].get("taken", 0) + 1
+                self.state[parameter]["taken"] = taken
+                if parameter.grad is not None:
+                    parameter -= group["lr"] / taken * parameter.grad
+        return loss
+
+
+def falling_runs(rank, world_size, directory):
+    found = {}
+    for name, steps, resume in (("whole", 6, None), ("half", 3, None), ("rest", 6, "half")):
+        made, losses = task("ranking"), Losses()
+        made.optimizer_factory = partial(FallingSGD, lr=0.5)
+        data = data_module(directory, "ranking")
+        fit_task(directory, made, data, name, max_steps=steps, resume=resume, callbacks=[losses])
+        found[name] = losses.values
+    return found
+
+
+def test_optimisers_go_on_with_numbers_that_are_no_tensors(tmp_path):
+    directory = write_inputs(tmp_path)
+    losses = run_processes(1, falling_runs, directory, directory)
+    assert losses["half"] + losses["rest"] == pytest.approx(losses["whole"], abs=1e-6)
