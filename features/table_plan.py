@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.errors import FeatureConfigError
+from features.permissions import give_usual_mode, refused_by_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,9 +72,11 @@ def write_plan(plan: TablePlan, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     save_file({n: np.asarray(a, order="C") for n, a in named.items()}, unfinished, metadata)
+    give_usual_mode(unfinished)
     unfinished.replace(path)
 
 
+@refused_by_name(FeatureConfigError)
 def read_plan(path: Path) -> TablePlan:
     """Read a plan.
 
@@ -85,6 +88,7 @@ def read_plan(path: Path) -> TablePlan:
     mend = "write it again with `python -m recsys search`"
     if not path.is_file():
         raise FeatureConfigError(f"{path}: is no file, and a table reads its plan there; {mend}")
+    path.open("rb").close()  # which says why, where it cannot be read
     try:
         with safe_open(path, framework="numpy") as opened:
             metadata = json.loads((opened.metadata() or {}).get(_METADATA, "{}"))

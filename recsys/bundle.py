@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from features.errors import SchemaMismatchError
+from features.permissions import refused_by_name
 from features.schema import FeatureSchema
 from features.storage import load_schema
 
@@ -123,6 +124,7 @@ def write_manifest(bundle: Path, manifest: BundleManifest) -> None:
     (bundle / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
 
 
+@refused_by_name(SchemaMismatchError)
 def read_bundle(bundle: Path) -> tuple[BundleManifest, FeatureSchema]:
     """Manifest and schema of a bundle whose files are whole.
 

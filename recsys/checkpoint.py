@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from features.errors import CheckpointMismatchError, OutputError, RunConfigError
+from features.permissions import refused_by_name
 from features.schema import FeatureSchema
 from features.storage import load_schema, save_schema
 from recsys.checkpoint_sums import MEND as _MEND
@@ -114,6 +115,7 @@ def write_checkpoint(
             _replace(partial, directory)
 
 
+@refused_by_name(RunConfigError)
 def find_checkpoint(
     run: Path, *, which: Literal["best", "last"] | None = None, where: str = "RUN"
 ) -> Path:
@@ -161,6 +163,7 @@ def recovered(directory: Path) -> Path:
     return final
 
 
+@refused_by_name(CheckpointMismatchError)
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of a checkpoint.
 

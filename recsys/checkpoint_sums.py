@@ -13,6 +13,7 @@ from pathlib import Path
 import xxhash
 
 from features.errors import CheckpointMismatchError
+from features.permissions import refused_by_name
 
 SUMS = "sums.json"
 _PART = "*.sums"
@@ -44,6 +45,7 @@ def write_sums(directory: Path) -> None:
     (directory / SUMS).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
+@refused_by_name(CheckpointMismatchError)
 def check_sums(directory: Path) -> None:
     """Make sure that a checkpoint is whole; in one process each is read but once.
 
@@ -58,6 +60,8 @@ def check_sums(directory: Path) -> None:
     try:
         changed_ns = max(f.stat().st_mtime_ns for f in directory.rglob("*"))
         mistakes = _mistakes(directory.resolve(), changed_ns)
+    except PermissionError:
+        raise
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointMismatchError(f"{file}: is damaged, got {error}; {MEND}") from None
     if mistakes:

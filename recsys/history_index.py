@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from features.errors import SchemaMismatchError
+from features.permissions import give_usual_mode, refused_by_name
 from features.schema import FeatureSchema
 from features.storage import load_schema, save_schema
 from recsys.bundle import MANIFEST, SCHEMA, check_files, hashes, read_json
@@ -143,6 +144,7 @@ class HistoryIndex:
             if self.targets[name] is not vectors:
                 tensors |= _named(f"{_TARGETS}{name}", self.targets[name])
         save_file({name: t.contiguous() for name, t in tensors.items()}, directory / VECTORS)
+        give_usual_mode(directory / VECTORS)
         save_schema(schema, directory / SCHEMA)
         content = {
             "format": FORMAT,
@@ -156,6 +158,7 @@ class HistoryIndex:
         (directory / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
 
     @classmethod
+    @refused_by_name(SchemaMismatchError)
     def load(cls, directory: Path) -> tuple[HistoryIndex, FeatureSchema]:
         """One that was saved, and what its ids are encoded with.
 

@@ -8,6 +8,7 @@ from bundles import data_module, task_of, train
 from commands import recsys_command
 from hypothesis import given
 from hypothesis import strategies as st
+from modes import as_any_new_file
 
 from features.errors import SchemaMismatchError
 from recsys.export_search import history_index
@@ -83,6 +84,7 @@ def test_codes_of_8_bits_and_their_recall(trained, tmp_path, capsys):
         error = (codes.take(every_id) - vectors.values_VD).abs()
         assert (error <= vectors.values_VD.abs().amax(1, keepdim=True) / 254 + 1e-7).all()
     assert small.num_bytes < exact.num_bytes
+    assert all(as_any_new_file(f) for f in out.rglob("*") if f.is_file())
     (out / "search.safetensors").write_bytes(b"")
     with pytest.raises(SchemaMismatchError, match="not the file that was exported"):
         HistoryIndex.load(out)

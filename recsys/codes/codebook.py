@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from features.errors import OutputError, SchemaMismatchError
+from features.permissions import give_usual_mode
 from recsys.codes.binariser import Binariser
 from recsys.codes.packed import pack
 
@@ -81,6 +82,7 @@ def save(codebook: Codebook, path: Path, *, bundle: str) -> None:
     tensors = {_ITEMS: codebook.items_VY, **codebook.binariser.state_dict()}
     try:
         save_file(tensors, partial, metadata={_SAYS: json.dumps(says)})
+        give_usual_mode(partial)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from safetensors.torch import save_file
 
+from features.permissions import give_usual_mode
 from features.storage import save_schema
 from recsys.bundle import (
     DTYPE_KEY,
@@ -95,6 +96,7 @@ def write_files(
         directory / TABLES,
         metadata={MODEL_KEY: fingerprint, DTYPE_KEY: table_dtype},
     )
+    give_usual_mode(directory / TABLES)
     save_schema(task.schema, directory / SCHEMA)
     user_map_DD = None if alignment is None else alignment.users_DD
     for name, program in exported_programs(task, width=width, user_map_DD=user_map_DD).items():

@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
 from bundles import data_module, score, train
 from commands import experiment, recsys_command, train_command
+from modes import as_any_new_file
 from safetensors import safe_open
 
 from recsys.bundle import TABLES, read_bundle
@@ -82,6 +84,27 @@ def test_the_manifest_says_what_the_bundle_is(trained, in_int8):
     with safe_open(in_int8 / TABLES, framework="numpy") as tables:
         said = tables.metadata()
     assert said == {"model_fingerprint": few.model_fingerprint, "table_dtype": "int8"}
+
+
+def test_another_account_may_score_with_the_bundle(trained, in_int8):
+    for bundle in (in_int8, trained / "bundles" / "FM"):
+        assert all(as_any_new_file(f) for f in bundle.rglob("*") if f.is_file())
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "tables.safetensors", "schema/schema.json"])
+def test_a_bundle_that_may_not_be_read_is_said(trained, tmp_path, monkeypatch, capfd, name):
+    bundle, opened = trained / "bundles" / "FM", Path.open
+
+    def refusing(path, *arguments, **options):
+        if path == bundle / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    arguments = (bundle, trained / "data", "--out", tmp_path / "out")
+    assert recsys_command("score", *arguments) == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"{bundle / name}: cannot be read, got Permission denied; have its")
 
 
 def test_the_card_is_for_people(in_int8):

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from modes import as_any_new_file
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -29,6 +30,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
             assert one[name].dtype == array.dtype
             np.testing.assert_array_equal(one[name], array)
     assert [f.name for f in file.parent.iterdir()] == [file.name]
+    assert as_any_new_file(file)  # another account may search, and this one train
 
 
 def test_the_digest_tells_apart_what_rows_mean_and_not_where_they_start():

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from bundles import train
 from commands import recsys_command
+from modes import as_any_new_file
 from test_score_sequences import SEQUENCE
 
 from features.errors import RunConfigError
@@ -138,6 +139,7 @@ def test_codes_lie_beside_the_bundle_and_are_searched(trained, bundle, tmp_path,
     assert "of 6 users that the codes were not fitted on" in printed
     assert "1.0000 with candidates scored by their vectors" in printed
     before = file.read_bytes()
+    assert as_any_new_file(file)
     assert fit_codes(bundle, data, "--bits", 16) == 2
     assert "exists already, got codes of 16 bits of this bundle" in capsys.readouterr().err
     assert file.read_bytes() == before
