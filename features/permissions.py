@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from features.errors import RecsysError
@@ -14,7 +14,8 @@ def give_usual_mode(file: Path) -> None:
     """Let those read a file who may read any other new one; safetensors lets its owner alone."""
     mask = os.umask(0o077)
     os.umask(mask)
-    file.chmod(0o666 & ~mask)
+    with suppress(OSError):  # mounted buckets have modes of their own
+        file.chmod(0o666 & ~mask)
 
 
 @contextmanager

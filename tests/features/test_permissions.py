@@ -23,6 +23,16 @@ def test_files_get_the_mode_of_any_other_new_one(tmp_path, mask):
         os.umask(before)
 
 
+def test_where_files_have_no_modes_they_are_kept(tmp_path, monkeypatch):
+    def refusing(path, mode):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr("pathlib.Path.chmod", refusing)
+    (tmp_path / "tables").write_bytes(b"x")
+    give_usual_mode(tmp_path / "tables")
+    assert (tmp_path / "tables").read_bytes() == b"x"
+
+
 def test_a_file_that_may_not_be_read_is_named():
     with (
         pytest.raises(DataError, match=r"a/b: cannot be read, got No; .*`chmod -R a\+rX a`"),
