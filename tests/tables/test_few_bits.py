@@ -53,7 +53,8 @@ def test_no_number_moves_by_more_than_half_a_scale(values, bits, small):
         most = (1 << bits) - 1
         assert scale <= (span * 1.002 + 1e-3 * max(map(abs, wanted), default=0)) / most + 1.3e-7
         apart = [abs(a - b) for a, b in zip(wanted, expected, strict=True)]
-        assert max(apart, default=0) <= scale * 0.5001 + 1e-6 * max(map(abs, wanted), default=0)
+        lost = 1e-6 * max(map(abs, wanted), default=0) + 1e-37  # or below the least of 32 bits
+        assert max(apart, default=0) <= scale * 0.5001 + lost
 
 
 def test_two_codes_of_four_bits_share_a_byte_the_first_below():
