@@ -30,5 +30,5 @@ def refused_by_name(error_type: type[RecsysError]) -> Iterator[None]:
     except PermissionError as error:
         raise error_type(
             f"{error.filename}: cannot be read, got {error.strerror}; have its owner allow it, as "
-            f"by `chmod -R a+rX {os.path.dirname(str(error.filename))}`"
+            f"by `chmod -R a+rX {Path(error.filename).parent}`"
         ) from None

@@ -237,13 +237,13 @@ ITEMS = "sources: {events: log.parquet, items: {path: items.parquet, on: user}}"
 @pytest.mark.parametrize("prefix", ["", "file://"])
 def test_other_sources_lie_above_the_first_name_of_a_glob(tmp_path, prefix):
     features = FEATURES.replace("sources: {events: log.parquet}", ITEMS)
+    feature_set = parse_feature_set(features, name="features.yaml")
     frame = pl.DataFrame({"user": ["b"] * 4, "empty": ["x"] * 4, "size": [1.0] * 4})
     frame.write_parquet(tmp_path / "items.parquet")
     for day in "12":
         (tmp_path / f"day={day}" / "a").mkdir(parents=True)
         frame.write_parquet(tmp_path / f"day={day}" / "a" / "x.parquet")
     for path in ("day=*/a/*.parquet", "day=*/a/x.parquet", "day=[1-2]/a/x.parquet"):
-        feature_set = parse_feature_set(features, name="features.yaml")
         files = find_sources(feature_set, f"{prefix}{tmp_path}/{path}", given={})
         assert len(files["events"]) == 2
         assert [file.name.rpartition("/")[2] for file in files["items"]] == ["items.parquet"]

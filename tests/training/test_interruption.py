@@ -112,7 +112,7 @@ def test_a_run_that_is_trained_further_is_not_trained_to_the_end(whole):
     assert not json.loads(report.read_text())["trained"]
 
 
-def test_a_refused_resumption_leaves_what_the_run_was_made_of(whole, capsys):
+def test_a_refused_resumption_leaves_what_the_run_was_made_of(whole):
     run = whole / "runs" / "refused"
     file = run_file(whole, "refused")
     assert train_command("fit", "-c", file, "--trainer.max_epochs", 1) == 0
