@@ -153,6 +153,10 @@ class Patience(EarlyStopping):
 
     _has_said_undefined = False
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting, to the patience that is asked for now, which may be another."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop at once where patience is at an end."""
         if 0 < self.wait_count >= self.patience:

@@ -32,7 +32,7 @@ from recsys.training.freed_memory import keep_freed_memory
 from recsys.training.interruption import Interruption, signals_restored
 from recsys.training.last_words import leave_word, word_of_another
 from recsys.training.parser_errors import in_short, mistyped_options
-from recsys.training.resuming import resumed_checkpoint
+from recsys.training.resuming import check_resumed, resumed_checkpoint
 from recsys.training.run import (
     RunConfig,
     check_outside,
@@ -112,13 +112,15 @@ class RecsysCLI(LightningCLI):
         """Check everything that can be checked before a process group starts; then the trainer."""
         config, verb = self._config(), str(self.subcommand)
         continued = self._check_inputs()
+        self.model.config = json.loads(self._parser(verb).dump(config, format="json"))
         resumed = self._resumed()
+        if verb == "fit" and resumed is not None:
+            check_resumed(resumed, self.model.config, self.datamodule.feature_set)
         self._take_schema(continued or resumed)
         self.model.build(self.datamodule.schema)
         self.datamodule.require_examples(*_SPLITS[verb])
         with refused("model.init_args.optimizer"):
             self.model.configure_optimizers()
-        self.model.config = json.loads(self._parser(verb).dump(config, format="json"))
         if verb == "fit" and self.run.start_from is not None:
             self.model.start_from = checkpoint_path(self.directory, self.run.start_from)
         if verb == "fit" and continued is not None and resumed is None:

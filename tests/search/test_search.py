@@ -191,6 +191,9 @@ def test_a_training_that_its_patience_had_ended_takes_no_further_step(tmp_path, 
     assert step < 30 * 5
     assert train_command("fit", "-c", file, *more, "--ckpt_path", "last") == 0
     assert read_manifest(last).step == step
+    more_patient = (*more, "--run.patience", 2, "--ckpt_path", "last")
+    assert train_command("fit", "-c", file, *more_patient) == 0
+    assert read_manifest(last).step > step
 
 
 # --------------------------------------------------------------------------------------- kills
