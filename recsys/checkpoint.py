@@ -56,6 +56,7 @@ class Manifest:
         metrics: Last logged values.
         tables: Rows and width of every physical table.
         row_meanings: By logical table: what decides which rows an id reaches.
+        data_fingerprint: Of the raw files it was trained on; empty where it is not known.
         versions: Of the libraries that wrote it.
         format: Version of this layout.
     """
@@ -68,6 +69,7 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     row_meanings: Mapping[str, Any] = field(default_factory=dict)
+    data_fingerprint: str = ""
     versions: Mapping[str, str] = field(
         default_factory=lambda: {name: version(name) for name in _VERSIONED}
     )
@@ -221,16 +223,20 @@ def load_tensors(directory: Path, tensors: Mapping[str, Any]) -> None:
     _load(directory, tensors)
 
 
-def load_fitting(directory: Path, tensors: Mapping[str, Any]) -> None:
+def load_fitting(directory: Path, tensors: Mapping[str, Any]) -> list[str]:
     """Fill in place those tensors that a checkpoint has in their shape; every rank calls it.
 
     Args:
         directory: The checkpoint.
         tensors: By the names they were saved under.
+
+    Returns:
+        The names of the others.
     """
     saved = {name: tuple(meta.size) for name, meta in _tensor_metadata(directory).items()}
     fitting = {n: t for n, t in tensors.items() if saved.get(n) == tuple(t.size())}
     _load(directory, fitting)
+    return [name for name in tensors if name not in fitting]
 
 
 def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:

@@ -66,7 +66,11 @@ def show(migration: Migration, reports: dict[str, TableReport], *, out: Path) ->
     for table in [*difference_tables(migration.difference), tables_to_print(migration, reports)]:
         console.print(table, "")
     print("\n".join(words(migration, reports)))
-    print(f"{out}: written; continue with `train.py fit -c ... --run.continue_from {out}`")
+    features = out / "features.yaml"
+    print(
+        f"{out}: written; continue with `train.py fit -c ... --data.features {features} "
+        f"--run.continue_from {out}`"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

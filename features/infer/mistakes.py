@@ -63,6 +63,12 @@ def check_found(
                 f"--label COLUMN, or make a next-item file with --task sequence"
             )
     if task == "sequence":
+        if "label" in asked:
+            mistakes.append(
+                f"--label: a next-item file has none, since every event counts, got "
+                f"{asked['label']!r}; drop it, and leave events out by `where` of sources.events "
+                f"in the file that is made"
+            )
         roles = (("user", user), ("item", item), ("time", time))
         mistakes += [
             f"{where}: no column looks like the {role}, which --task sequence needs, got "

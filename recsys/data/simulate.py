@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from features.errors import RunConfigError
 from recsys.data.simulated_attraction import HistoriesConfig
-from recsys.data.simulated_histories import simulate_histories
+from recsys.data.simulated_histories import SCHEMA as HISTORIES_SCHEMA
+from recsys.data.simulated_histories import UNFINISHED, simulate_histories
 from recsys.data.simulated_world import (
     CLICKS,
     DEVICES,
@@ -161,7 +162,7 @@ def simulate(config: SimulatorConfig, directory: Path) -> None:
     items.table.write_parquet(directory / "items.parquet")
     bias = fit_bias(config, users=users, items=items)
     process = ClickProcess(config, items=items)
-    partial = directory / "events.parquet.partial"
+    partial = directory / UNFINISHED
     with pq.ParquetWriter(partial, SCHEMA) as writer:
         for window in range(-(-config.num_events // WINDOW)):
             impressions = draw_impressions(config, users=users, items=items, window=window)
@@ -248,10 +249,16 @@ def fit_bias(config: SimulatorConfig, *, users: Users, items: Items) -> float:
 
 
 KINDS = {
-    "impressions": (SimulatorConfig, simulate, ("num_users", "num_items", "num_events", "seed")),
+    "impressions": (
+        SimulatorConfig,
+        simulate,
+        SCHEMA.names,
+        ("num_users", "num_items", "num_events", "seed"),
+    ),
     "histories": (
         HistoriesConfig,
         simulate_histories,
+        HISTORIES_SCHEMA.names,
         (
             "num_users",
             "num_items",
@@ -280,7 +287,7 @@ def main(argv: Sequence[str]) -> int:
         "relevance of every click in them",
     )
     chosen, _ = kind.parse_known_args(argv)
-    config_class, write, sizes = KINDS[chosen.kind]
+    config_class, write, columns, sizes = KINDS[chosen.kind]
     parser = argparse.ArgumentParser(
         prog=kind.prog, description=kind.description, epilog=kind.epilog, parents=[kind]
     )
@@ -293,12 +300,29 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     try:
         config = config_class(**{name: getattr(options, name) for name in sizes})
+        _check_replaced(options.out, columns=columns)
     except RunConfigError as error:
         print(error, file=sys.stderr)
         return 2
     write(config, options.out)
     print(f"{options.out}: {config.num_events:,} events")
     return 0
+
+
+def _check_replaced(directory: Path, *, columns: Sequence[str]) -> None:
+    """Refuse to replace files that are no earlier log of this kind."""
+    files = sorted(file.name for file in directory.glob("*.parquet"))
+    if not files or (directory / UNFINISHED).exists():
+        return
+    try:
+        found = pq.read_schema(directory / "events.parquet").names
+    except (OSError, pa.ArrowInvalid):
+        found = []
+    if found != columns:
+        raise RunConfigError(
+            f"--out: holds another log, got {directory} with {', '.join(files)}; allowed a new "
+            f"folder, or an earlier log of this kind, which is replaced; give another name"
+        )
 
 
 def _draw(share_below: Floats, *, size: int, rng: np.random.Generator) -> Ints:

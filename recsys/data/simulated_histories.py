@@ -45,6 +45,7 @@ HISTORIES_FROM = np.datetime64("2024-01-01", "us")
 SHOWN_FROM = np.datetime64("2024-04-01", "us")
 SHOWN_UNTIL = np.datetime64("2024-05-01", "us")
 
+UNFINISHED = "events.parquet.partial"
 SCHEMA = pa.schema(
     {
         "user_id": pa.int32(),
@@ -77,7 +78,7 @@ def simulate_histories(config: HistoriesConfig, directory: Path) -> None:
     decays = pl.DataFrame({"distance": distances, "decay": decay(config)})
     decays.write_parquet(directory / "decay.parquet")
     clicks = fit_clicks(config, categories=categories, catalogue=catalogue)
-    partial = directory / "events.parquet.partial"
+    partial = directory / UNFINISHED
     with pq.ParquetWriter(partial, SCHEMA) as writer:
         for number, first in enumerate(range(0, config.num_users, USERS_PER_BLOCK)):
             rng = config.random(USERS, number)

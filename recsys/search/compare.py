@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from features.errors import RecsysError, RunConfigError
+from features.errors import DataError, RecsysError, RunConfigError
 from features.load import parse_feature_set
 from features.plans import copy_plans
 from features.yaml_tree import parse_yaml
@@ -69,12 +69,22 @@ def cells(schemes: Sequence[str], budgets: Sequence[str]) -> list[Cell]:
 
 
 def collect(grid: Grid, trainings: Sequence[tuple[Cell, Training]]) -> pl.DataFrame:
-    """A row per run that is done: scheme, budget, seed, bytes, and metrics of its last rows."""
+    """A row per run that is done: scheme, budget, seed, bytes, and metrics of its last rows.
+
+    Args:
+        grid: Of the comparison.
+        trainings: With the cell that each is of.
+
+    Raises:
+        DataError: the runs were trained on different data.
+    """
+    data: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     for cell, training in trainings:
         found = grid.results(training)
         if found is None:
             continue
+        data.setdefault(found.get("data_fingerprint", ""), training.name)
         rows.append(
             {
                 "scheme": cell.variant.text,
@@ -87,6 +97,12 @@ def collect(grid: Grid, trainings: Sequence[tuple[Cell, Training]]) -> pl.DataFr
                 "monitor": found["monitor"],
                 **shown(found[judged_on(found)]),
             }
+        )
+    if len(data) > 1:
+        raise DataError(
+            f"{grid.directory}: runs of different data cannot be compared, got "
+            f"{', '.join(data.values())} on a log each; allowed one; give a new --out, or bring "
+            f"the earlier files back"
         )
     return pl.DataFrame(rows, schema_overrides={"budget": pl.String}, infer_schema_length=None)
 
@@ -163,6 +179,18 @@ def features_of(experiment: Path) -> Path:
     return Path(features)
 
 
+def several_experiments(files: Sequence[Path]) -> list[str]:
+    """What is wrong with several experiment files, where there may be one."""
+    if len(files) == 1:
+        return []
+    return [f"-c: is one file here, got {', '.join(map(str, files))}; put all into one"]
+
+
+def _seed_of(experiment: Path) -> int:
+    content = parse_yaml(experiment.read_text(), name=str(experiment)).value
+    return int(content.get("seed_everything", 0))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; gives the exit code."""
     parser = argparse.ArgumentParser(
@@ -173,11 +201,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Further options go to train.py fit, for example --trainer.max_epochs 2.",
     )
     add = parser.add_argument
-    add("-c", dest="config", type=Path, required=True, metavar="EXPERIMENT")
+    add("-c", dest="config", type=Path, action="append", required=True, metavar="EXPERIMENT")
     add("--schemes", nargs="+", required=True, metavar="SCHEME[:KEY=VALUE,...]")
     add("--budgets", nargs="*", default=[], metavar="SIZE", help="bytes of each table, as 158kB")
     add("--tables", nargs="+", metavar="TABLE", help="tables of the feature file to store so; all")
-    add("--seeds", nargs="+", type=int, default=[0])
+    add("--seeds", nargs="+", type=int, help="that of the experiment file, or 0")
     add("--out", type=Path, required=True, metavar="FOLDER", help="of runs and results")
     add("--workers", type=int, default=1, help="trainings at a time")
     add("--metric", help="to show and draw; what picks the best epoch")
@@ -198,6 +226,7 @@ def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
         takes_seed=False,
         decided=_DECIDED,
     )
+    mistakes += several_experiments(options.config)
     if options.workers < 1:
         mistakes.append(f"--workers: is too small, got {options.workers}; allowed 1 and more")
     if mistakes:
@@ -205,19 +234,22 @@ def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
 
 
 def _run(options: argparse.Namespace, more: Sequence[str]) -> int:
-    directory, source = options.out.resolve(), features_of(options.config)
+    (experiment,) = options.config
+    directory, source = options.out.resolve(), features_of(experiment)
     texts = _feature_files(options, source)
-    grid = Grid(options.config, directory, tuple(more))
+    grid = Grid(experiment, directory, tuple(more))
     with alone_in(directory, work="comparison") as lock:
         inputs = {
-            "experiment": options.config.read_text(),
+            "experiment": experiment.read_text(),
             "features": source.read_text(),
             "tables": options.tables,
             "arguments": list(more),
         }
         check_inputs(directory, inputs, work="comparison")
         folder = directory / "features"
-        trainings = _trainings(texts, source=source, seeds=options.seeds, folder=folder)
+        trainings = _trainings(
+            texts, source=source, seeds=options.seeds or [_seed_of(experiment)], folder=folder
+        )
         wanted = [training for _, training in trainings]
         failed = grid.train(wanted, num_workers=options.workers, lock=lock)
     runs = collect(grid, trainings)

@@ -19,13 +19,13 @@ from features.errors import RecsysError, RunConfigError
 from features.load import load_feature_set
 from features.spec import FeatureSet
 from features.table_spec import StagedTable
-from recsys.search.compare import features_of
+from recsys.search.compare import features_of, several_experiments
 from recsys.search.compress import COMPRESSED, compress, staged_scheme
 from recsys.search.evolution import EvolutionConfig
 from recsys.search.out_folder import check_inputs
 from recsys.search.outcome import outcome_lines
 from recsys.search.stages import Stages
-from recsys.tables.staged import StagedScheme
+from recsys.tables.staged import SearchedScheme, StagedScheme
 from recsys.training.further_options import unknown_options
 
 WARM_UP, COMPRESS, RETRAIN = "1_warm_up", "2_compress", "3_retrain"
@@ -55,6 +55,8 @@ def search(
     """
     features = features_of(stages.experiment)
     kind = _kind(load_feature_set(features), name=str(features))
+    if not issubclass(kind, SearchedScheme):
+        _check_no_search(evolution, max_examples=max_examples, name=str(features))
     with stages.alone():
         choices = {
             **asdict(evolution),
@@ -91,6 +93,18 @@ def _kind(feature_set: FeatureSet, *, name: str) -> type[StagedScheme]:
     return next(iter(kinds.values()))
 
 
+def _check_no_search(evolution: EvolutionConfig, *, max_examples: int, name: str) -> None:
+    """Refuse options of a search among widths for tables that are compressed by other rules."""
+    usual = {**asdict(EvolutionConfig()), "max_examples": _EXAMPLES}
+    given = {**asdict(evolution), "max_examples": max_examples}
+    others = [f"--{option} {value}" for option, value in given.items() if value != usual[option]]
+    if others:
+        raise RunConfigError(
+            f"{name}: only tables of scheme optembed are searched for widths, got "
+            f"{', '.join(others)}; drop these options, and give the size in `budget` of the table"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; gives the exit code."""
     parser = argparse.ArgumentParser(
@@ -101,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Further options go to train.py fit, for example --seed_everything 1.",
     )
     add = parser.add_argument
-    add("-c", dest="config", type=Path, required=True, metavar="EXPERIMENT")
+    add("-c", dest="config", type=Path, action="append", required=True, metavar="EXPERIMENT")
     add("--out", type=Path, required=True, metavar="FOLDER", help="of the stages")
     add("--max_examples", type=int, default=_EXAMPLES, help="validation rows that judge widths")
     add("--warm_up_epochs", type=int, metavar="N", help="most epochs of the first training")
@@ -112,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_options(options, more)
         names = [field.name for field in fields(EvolutionConfig)]
         evolution = EvolutionConfig(**{name: getattr(options, name) for name in names})
-        stages = Stages(options.config, options.out.resolve(), arguments=tuple(more))
+        stages = Stages(options.config[0], options.out.resolve(), arguments=tuple(more))
         search(
             stages,
             evolution=evolution,
@@ -130,6 +144,7 @@ def _check_options(options: argparse.Namespace, more: Sequence[str]) -> None:
     mistakes = unknown_options(
         more, verb="search", example="--trainer.max_epochs", decided=_DECIDED
     )
+    mistakes += several_experiments(options.config)
     if options.max_examples < 1:
         mistakes.append(
             f"--max_examples: is too small, got {options.max_examples}; allowed 1 and more"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from recsys.training.loss_guard import LossGuard
 from recsys.training.owed_validation import is_last_step, owes_validation
+from recsys.training.results import Results
 from recsys.training.run import RunConfig
 from recsys.training.stages import StopWhenFinished, needs_its_end
 from recsys.training.task import Task
@@ -180,97 +180,9 @@ class Patience(EarlyStopping):
         self._has_said_undefined = True
 
 
-class Results(Callback):
-    """Writes `metrics.json`: values beside the protocol and data they belong to.
-
-    Args:
-        directory: Of the run.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / "metrics.json"
-        self._started_s = time.perf_counter()
-        self._earlier_s = 0.0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, or go on with that of the run that is resumed."""
-        self._started_s = time.perf_counter() - self._earlier_s
-        if "trained" in self._read():  # and is to be trained further
-            assert isinstance(pl_module, Task)
-            self._write(trainer, pl_module, {"trained": False})
-
-    def state_dict(self) -> dict[str, Any]:
-        """How long it has trained, of which a resumed run goes on counting."""
-        return {"train_s": self._train_s}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was trained before."""
-        self._earlier_s = state_dict["train_s"]
-
-    @property
-    def _train_s(self) -> float:
-        return time.perf_counter() - self._started_s
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the values of the best validation that counts so far, or of a lone one."""
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        assert isinstance(pl_module, Task)
-        if trainer.state.fn == "fit" and not pl_module.is_settled:
-            return
-        values = _values(trainer, "val/")
-        best = self._read().get("val", {}) if trainer.state.fn == "fit" else {}
-        score, best_score = values.get(pl_module.monitor), best.get(pl_module.monitor)
-        # Every metric that picks a checkpoint is the better the higher.
-        if best_score is None or (score is not None and score > best_score):
-            place = {"epoch": trainer.current_epoch, "train_s": round(self._train_s, 1)}
-            fitted = place if trainer.state.fn == "fit" else {}
-            self._write(trainer, pl_module, {"val": values, **fitted})
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the values of the test."""
-        assert isinstance(pl_module, Task)
-        checkpoint = Path(str(trainer.ckpt_path)).name
-        part = {"test": _values(trainer, "test/"), "tested_checkpoint": checkpoint}
-        self._write(trainer, pl_module, part)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say that nothing is left to train; an interrupted training does not come here."""
-        assert isinstance(pl_module, Task)
-        self._write(trainer, pl_module, {"trained": True})
-
-    def _write(self, trainer: Trainer, task: Task, part: dict[str, Any]) -> None:
-        if not trainer.is_global_zero:
-            return
-        described = trainer.datamodule.describe()  # pyright: ignore[reportAttributeAccessIssue]
-        report = {
-            **self._read(),
-            **described,
-            "seed": task.seed,
-            "monitor": task.monitor.partition("/")[2],
-            "table_bytes": task.embedder.num_bytes,
-            "table_training_bytes": task.embedder.num_training_bytes,
-            "table_index_bytes": task.embedder.index_bytes,
-            **part,
-        }
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(report, indent=2) + "\n")
-        unfinished.replace(self._file)
-
-    def _read(self) -> dict[str, Any]:
-        return json.loads(self._file.read_text()) if self._file.is_file() else {}
-
-
 def _is_settled(task: LightningModule) -> bool:
     assert isinstance(task, Task)
     return task.is_settled
-
-
-def _values(trainer: Trainer, prefix: str) -> dict[str, float | None]:
-    logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
-    # JSON has no NaN: a metric that the data leaves undefined is null.
-    return {k: v if math.isfinite(v) else None for k, v in logged.items()}
 
 
 def run_callbacks(task: Task, run: RunConfig, *, directory: Path) -> list[Callback]:

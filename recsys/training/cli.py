@@ -32,7 +32,8 @@ from recsys.training.freed_memory import keep_freed_memory
 from recsys.training.interruption import Interruption, signals_restored
 from recsys.training.last_words import leave_word, word_of_another
 from recsys.training.parser_errors import in_short, mistyped_options
-from recsys.training.resuming import check_resumed, resumed_checkpoint
+from recsys.training.results import Results
+from recsys.training.resuming import resumed_checkpoint
 from recsys.training.run import (
     RunConfig,
     check_outside,
@@ -41,6 +42,7 @@ from recsys.training.run import (
     keep_earlier_run,
     run_directory,
 )
+from recsys.training.same_run import check_evaluated, check_resumed, check_same_data
 from recsys.training.stages import check_stages
 from recsys.training.strategy import TorchRecStrategy
 from recsys.training.task import Task
@@ -114,8 +116,10 @@ class RecsysCLI(LightningCLI):
         continued = self._check_inputs()
         self.model.config = json.loads(self._parser(verb).dump(config, format="json"))
         resumed = self._resumed()
-        if verb == "fit" and resumed is not None:
+        if resumed is not None and verb == "fit":
             check_resumed(resumed, self.model.config, self.datamodule.feature_set)
+        elif resumed is not None:
+            check_evaluated(resumed, self.model.config)
         self._take_schema(continued or resumed)
         self.model.build(self.datamodule.schema)
         self.datamodule.require_examples(*_SPLITS[verb])
@@ -138,6 +142,8 @@ class RecsysCLI(LightningCLI):
         given = self.config_init[verb]  # what Lightning runs the subcommand with
         if resumed is not None:
             check_checkpoint(self.model, resumed)
+            if verb == "fit":
+                check_same_data(resumed, self.datamodule.store.manifest.data_fingerprint)
             given["ckpt_path"] = str(resumed)
         if verb != "fit":
             given["verbose"] = False  # `after_test` prints the results
@@ -219,7 +225,9 @@ class RecsysCLI(LightningCLI):
     def after_test(self) -> None:
         """Say where the results are."""
         if self.trainer.is_global_zero:
-            print(f"results: {self.directory}/metrics.json\n{_summary(self.directory)}")
+            callbacks: Any = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+            (results,) = (each for each in callbacks if isinstance(each, Results))
+            print(f"results: {results.file}\n{_summary(results.file)}")
 
     def after_validate(self) -> None:
         """Say where the results are."""
@@ -256,8 +264,8 @@ class RecsysCLI(LightningCLI):
         copy_plans(self.datamodule.feature_set, source=source.parent, target=self.directory)
 
 
-def _summary(directory: Path) -> str:
-    report = json.loads((directory / "metrics.json").read_text())
+def _summary(file: Path) -> str:
+    report = json.loads(file.read_text())
     values = {k: v for part in ("val", "test") for k, v in report.get(part, {}).items()}
     shown = {k: v for k, v in values.items() if v is not None and "num_examples" not in k}
     return "\n".join(f"  {name:<32} {value:.5f}" for name, value in shown.items())

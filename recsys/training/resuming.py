@@ -1,29 +1,16 @@
-"""Which checkpoint a run goes on from by itself, and which settings it may not change then."""
+"""Which checkpoint a run goes on from by itself: the newest whole one in its folder."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from features.errors import CheckpointMismatchError, RunConfigError
-from features.spec import FeatureSet
-from recsys.checkpoint import read_manifest, read_schema
+from recsys.checkpoint import read_manifest
 from recsys.checkpoint_sums import SUMS, check_sums
 from recsys.training.run import is_first_process
 
 _log = logging.getLogger(__name__)
-
-# What a checkpoint's place in the data and its optimiser's state hang on: with other settings
-# rows would be read twice or never, or the settings would not be heeded.
-_KEPT = (
-    *("seed_everything", "data.batch_size", "data.num_lanes", "data.window_step"),
-    *("model.init_args.optimizer", "model.init_args.scheduler"),
-    "model.init_args.tables.weight_decay",
-)
-# How steps are computed, not which; another machine may choose otherwise.
-_IMPLEMENTATION = {"capturable", "differentiable", "foreach", "fused"}
 
 
 def resumed_checkpoint(directory: Path, *, ckpt_path: str | None) -> str | None:
@@ -48,74 +35,6 @@ def resumed_checkpoint(directory: Path, *, ckpt_path: str | None) -> str | None:
         else f"{directory}: training goes on from {found.name}, step {read_manifest(found).step}"
     )
     return None if found is None else str(found)
-
-
-def check_resumed(checkpoint: Path, config: Mapping[str, Any], feature_set: FeatureSet) -> None:
-    """Refuse settings that a resumed run cannot take.
-
-    Args:
-        checkpoint: To be resumed.
-        config: All settings of the present command, as the checkpoint keeps those of its own.
-        feature_set: The present feature file.
-
-    Raises:
-        CheckpointMismatchError: names all that differ, or the run has not begun.
-    """
-    manifest = read_manifest(checkpoint)
-    if manifest.step == 0:
-        # Its learning rate may be that of the end of a schedule.
-        raise CheckpointMismatchError(
-            f"{checkpoint}: is of a training that has not begun, as `migrate` makes it, got step "
-            f"0; allowed 1 and more; begin another run with `run.continue_from: {checkpoint}`"
-        )
-    found = list(_differences(config, manifest.config)) if manifest.config else []
-    label = _labels(read_schema(checkpoint).feature_set)
-    if label != _labels(feature_set):
-        found.append(("label", _labels(feature_set), label))
-    if found:
-        raise CheckpointMismatchError(
-            f"{setting}: differs from the run that is resumed, got {got}; allowed {allowed}; "
-            f"correct it, or train on with other settings under another run.name, by "
-            f"`run.continue_from: {checkpoint}`"
-            for setting, got, allowed in found
-        )
-
-
-def _differences(
-    now: Mapping[str, Any], before: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, Any]]:
-    for key in _KEPT:
-        flat = [dict(_flat(key, _at(key, config))) for config in (now, before)]
-        kind = f"{key}.class_path"
-        places = [kind] if len({each.get(kind) for each in flat}) > 1 else sorted(flat[0] | flat[1])
-        for place in places:
-            got, allowed = (each.get(place) for each in flat)
-            if got != allowed and place.rpartition(".")[2] not in _IMPLEMENTATION:
-                yield place, _said(got), _said(allowed)
-
-
-def _said(value: Any) -> str:
-    return "none" if value is None else str(value)
-
-
-def _labels(feature_set: FeatureSet) -> str:
-    return ", ".join(str(label.model_dump(exclude_none=True)) for label in feature_set.label)
-
-
-def _at(key: str, config: Any) -> Any:
-    """A setting, by the names that lead to it; None where it is left out."""
-    for name in key.split("."):
-        config = (config or {}).get(name)
-    return config
-
-
-def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The settings below one, each by its whole name."""
-    if isinstance(value, Mapping):
-        for name, below in value.items():
-            yield from _flat(f"{key}.{name}", below)
-    else:
-        yield key, value
 
 
 def newest_whole(directory: Path, *, before_step: int | None = None) -> Path | None:

@@ -141,8 +141,9 @@ class SequenceTask(Task):
         Raises:
             FeatureConfigError: there is no item catalogue, or not one sequence of its items.
         """
-        items = ItemSequence.of(self.schema.feature_set)
-        check_features(items, layout, shuffle_ties=self.shuffle_ties)
+        feature_set = self.schema.feature_set
+        items = ItemSequence.of(feature_set)
+        check_features(items, layout, weight=feature_set.weight, shuffle_ties=self.shuffle_ties)
         self.keys, self.time_key = items.keys, items.time_key
         self.key = self.keys[0]
         self.candidates_key = self.key if self.item_output == "tied" else OUTPUT

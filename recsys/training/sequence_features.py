@@ -10,12 +10,15 @@ from recsys.tables.logical import OUTPUT
 from recsys.types import FieldLayout
 
 
-def check_features(items: ItemSequence, layout: FieldLayout, *, shuffle_ties: bool) -> None:
+def check_features(
+    items: ItemSequence, layout: FieldLayout, *, weight: str | None, shuffle_ties: bool
+) -> None:
     """Refuse what no part of the model would read, and ties that nobody knows of.
 
     Args:
         items: What is predicted.
         layout: Of all features.
+        weight: Of the feature file.
         shuffle_ties: Whether the events of one second are to change places.
 
     Raises:
@@ -34,6 +37,11 @@ def check_features(items: ItemSequence, layout: FieldLayout, *, shuffle_ties: bo
         mistakes.append(
             f"label: a sequence task predicts every event, whatever its label, got "
             f"{', '.join(layout.labels)}; {leave_out}, and drop the label"
+        )
+    if weight is not None:
+        mistakes.append(
+            f"weight: a sequence task weighs all events alike, got {weight!r}; {leave_out}, and "
+            f"drop the weight"
         )
     if items.feature.where:
         mistakes.append(

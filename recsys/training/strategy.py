@@ -263,7 +263,20 @@ class TorchRecStrategy(DDPStrategy):
             for name, tensor in self._model_tensors().items()
             if name.removeprefix(f"{MODEL}embedder.") not in apart
         }
-        load_fitting(directory, tensors)
+        anew = load_fitting(directory, tensors)
+        if len(anew) == len(tensors):
+            raise CheckpointMismatchError(
+                f"run.start_from: {directory} has no tensor of this model, got other names or "
+                f"shapes for all {len(anew)}; give the checkpoint of a model like it"
+            )
+        if anew and self.task.trainer.is_global_zero:
+            _log.info(
+                "%s: %d of %d tensors are taken over; anew begin %s",
+                directory,
+                len(tensors) - len(anew),
+                len(tensors),
+                ", ".join(name.removeprefix(MODEL) for name in anew),
+            )
         forget_cached_rows(self.sharded)
 
     def _continue_from(self, directory: Path) -> None:
@@ -278,7 +291,14 @@ class TorchRecStrategy(DDPStrategy):
         load_tensors(directory, tensors)
         forget_cached_rows(self.sharded)
         if fused := self._fused_tensors():
-            load_fitting(directory, fused)
+            anew = load_fitting(directory, fused)
+            if anew and self.task.trainer.is_global_zero:
+                _log.info(
+                    "%s: the optimiser's state of %d of %d tensors of sharded tables begins anew",
+                    directory,
+                    len(anew),
+                    len(fused),
+                )
             updates = read_trainer_state(directory).get(_TABLE_UPDATES, 0)
             count_updates_from(self.sharded, updates)
         names = {name for name, _ in self.task.named_parameters()}
@@ -340,6 +360,7 @@ class TorchRecStrategy(DDPStrategy):
 
     def _manifest(self) -> Manifest:
         trainer = self.task.trainer
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         return Manifest(
             step=trainer.global_step,
             epoch=trainer.current_epoch,
@@ -349,4 +370,5 @@ class TorchRecStrategy(DDPStrategy):
             metrics={k: float(v) for k, v in trainer.callback_metrics.items()},
             tables=self.task.table_sizes(),
             row_meanings=self.task.embedder.row_meanings(),
+            data_fingerprint=data.describe()["data_fingerprint"],
         )

@@ -10,6 +10,7 @@ import pytest
 from features.errors import RunConfigError
 from recsys.data import simulate as simulator
 from recsys.data.simulate import fit_bias, main, simulate
+from recsys.data.simulated_histories import UNFINISHED
 from recsys.data.simulated_world import SimulatorConfig, make_items, make_users
 
 CONFIG = SimulatorConfig(num_users=800, num_items=300, num_events=40_000, seed=3)
@@ -93,6 +94,24 @@ def test_schema_and_keys(directory, events):
     assert events.join(items, on="item_id", how="anti").is_empty()
     assert items["tags"].str.split("|").list.len().is_between(1, 4).all()
     assert not (directory / "events.parquet.partial").exists()
+
+
+def test_files_that_are_no_log_of_this_kind_are_not_replaced(tmp_path, capsys):
+    small = ("--num-users", "20", "--num-items", "50", "--num-categories", "20")
+    histories = ["--kind", "histories", "--out", str(tmp_path), *small]
+    impressions = ["--out", str(tmp_path), "--num-events", "100"]
+    assert main(impressions) == 0
+    assert main(impressions) == 0  # an earlier log of its own
+    assert main(histories) == 2
+    assert "--out: holds another log, got" in capsys.readouterr().err
+    pl.DataFrame({"user": [1]}).write_parquet(tmp_path / "events.parquet")
+    before = (tmp_path / "events.parquet").read_bytes()
+    assert main(impressions) == 2
+    assert (tmp_path / "events.parquet").read_bytes() == before
+    (tmp_path / "events.parquet").unlink()
+    assert main(impressions) == 2
+    (tmp_path / UNFINISHED).touch()  # as a run that was ended leaves it
+    assert main(impressions) == 0
 
 
 def test_same_seed_same_files_and_other_seed_others(directory, tmp_path):

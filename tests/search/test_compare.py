@@ -115,6 +115,31 @@ def test_what_fails_is_named_and_the_rest_is_reported(ranking, told, tmp_path, c
     ]
 
 
+def test_runs_on_other_data_are_not_compared(ranking, told, tmp_path, capsys):
+    wanted = ("--schemes", "full", "pq", "--budgets", "1kB")
+    out = tmp_path / "out"
+    assert compare(ranking, out, *wanted) == 0
+    for name, data in (("full_s0", "a"), ("pq_1kB_s0", "b")):
+        file = out / "runs" / name / "metrics.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"data_fingerprint": data}))
+    capsys.readouterr()
+    assert compare(ranking, out, *wanted) == 2
+    said = capsys.readouterr().err
+    assert "runs of different data cannot be compared, got full_s0, pq_1kB_s0 on a log" in said
+
+
+def test_the_seed_is_that_of_the_experiment_where_none_is_asked_for(ranking, told, tmp_path):
+    ranking.write_text(f"seed_everything: 7\n{ranking.read_text()}")
+    assert compare(ranking, tmp_path / "out", "--schemes", "full") == 0
+    assert [(name, seed) for name, seed, _ in told] == [("full_s7", 7)]
+
+
+def test_a_second_experiment_file_is_refused(ranking, told, tmp_path, capsys):
+    assert compare(ranking, tmp_path / "out", "-c", ranking, "--schemes", "full") == 2
+    assert "-c: is one file here" in capsys.readouterr().err
+    assert not told
+
+
 def test_without_test_rows_the_validation_counts(ranking, validated, tmp_path, capsys):
     wanted = ("--schemes", "full", "hash", "--budgets", "1kB")
     assert compare(ranking, tmp_path / "out", *wanted) == 1

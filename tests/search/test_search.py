@@ -68,7 +68,8 @@ def searched(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
     file = inputs(directory, STAGED[request.param])
     out = directory / "out"
-    assert recsys_command("search", "-c", file, "--out", out, *QUICK, *MORE) == 0
+    quick = QUICK if request.param == "optembed" else ()
+    assert recsys_command("search", "-c", file, "--out", out, *quick, *MORE) == 0
     return out
 
 
@@ -93,7 +94,8 @@ def test_a_search_ends_with_an_ordinary_run_of_smaller_tables(searched, tmp_path
 
 
 def again(searched):
-    return ("-c", searched.parent / "experiment.yaml", "--out", searched, *QUICK, *MORE)
+    quick = QUICK if "optembed" in searched.parent.name else ()
+    return ("-c", searched.parent / "experiment.yaml", "--out", searched, *quick, *MORE)
 
 
 def test_scores_of_a_bundle_are_those_of_the_run(searched, tmp_path):
@@ -158,6 +160,17 @@ def test_two_searches_do_not_share_a_folder(tmp_path, capsys):
     with Stages(file, tmp_path / "out").alone():
         assert recsys_command("search", "-c", file, "--out", tmp_path / "out") == 2
     assert "another search, or a training of one that was ended" in capsys.readouterr().err
+
+
+def test_options_of_a_search_for_widths_are_refused_where_there_is_none(tmp_path, capfd):
+    file = inputs(tmp_path, SPECS["dedup"])
+    more = ("--generations", 3, "--max_share", 0.1, "--max_examples", 7)
+    assert recsys_command("search", "-c", file, "-c", file, "--out", tmp_path / "out", *more) == 2
+    assert f"-c: is one file here, got {file}, {file}; put all into one" in capfd.readouterr().err
+    assert recsys_command("search", "-c", file, "--out", tmp_path / "out", *more) == 2
+    said = capfd.readouterr().err
+    assert "only tables of scheme optembed are searched for widths, got --generations 3, " in said
+    assert "--max_share 0.1, --max_examples 7; drop these options" in said
 
 
 def test_widths_of_sequence_tasks_are_not_searched(tmp_path):

@@ -376,6 +376,8 @@ def test_events_that_are_predicted_cannot_be_left_out_by_the_sequence():
     with pytest.raises(FeatureConfigError) as caught:
         SequenceTask(encoder=SASRec).build(schema(full))
     label, where = caught.value.mistakes
+    with pytest.raises(FeatureConfigError, match=r"weight: a sequence task weighs all events"):
+        SequenceTask(encoder=SASRec).build(schema(f'{full}weight: "click + 1"\n'))
     assert label.startswith("label: a sequence task predicts every event, whatever its label, got")
     assert "got 'click = 1'; leave events out by sources.events.where" in where
 

@@ -166,6 +166,12 @@ def test_odd_names_of_columns(look):
     assert {"values", "a: b, #c\"'", "yes", "Null", "名前", "select"} <= sources.keys()
 
 
+def test_a_next_item_file_has_no_label(look):
+    clicked = {"clicked": [k % 2 for k in range(NUM_ROWS)]}
+    with pytest.raises(DataError, match=r"--label: a next-item file has none, .*got 'clicked'; dr"):
+        look(clicked, task="sequence", asked={"label": "clicked"})
+
+
 def test_odd_names_of_users_and_items(look):
     columns = {"user_id": None, "item_id": None, 'Item "ID"': base()["item_id"]}
     _, found = look(columns | {"User ID": base()["user_id"]})

@@ -1,4 +1,4 @@
-"""A resumed run is the run that it was: settings that it could not heed are refused."""
+"""A resumed run is the run that it was, and an evaluated model that which was trained."""
 
 import json
 import shutil
@@ -12,12 +12,17 @@ from features.errors import CheckpointMismatchError
 from features.load import load_feature_set
 from features.spec import Label
 from recsys.checkpoint import find_checkpoint, read_manifest
-from recsys.training.resuming import check_resumed
+from recsys.training.same_run import (
+    _differences,
+    check_evaluated,
+    check_resumed,
+    check_same_data,
+)
 
 TASK = {
     "class_path": "RankingTask",
     "init_args": {
-        "ranker": {"class_path": "FM"},
+        "ranker": {"class_path": "DeepFM", "init_args": {"mlp": [8], "dropout": 0.5}},
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
         "scheduler": {
             "class_path": "torch.optim.lr_scheduler.StepLR",
@@ -89,6 +94,10 @@ DIFFERS = "differs from the run that is resumed, got"
         (f"{OPTIMIZER}.init_args.betas", [0.8, 0.9], [0.9, 0.999]),
         (f"{SCHEDULER}.init_args.gamma", 0.9, 0.5),
         ("model.init_args.tables.weight_decay", 0.1, "none"),
+        ("model.init_args.tables.optimizer.lr", 0.5, 0.05),
+        ("model.init_args.ranker.init_args.dropout", 0.1, 0.5),
+        ("run.start_from", "runs/a", "none"),
+        ("run.continue_from", "runs/a", "none"),
     ],
 )
 def test_another_setting_is_refused(directory, place, value, before):
@@ -126,6 +135,8 @@ def test_what_a_resumed_run_heeds_may_change(directory):
     config["run"]["patience"] = 7
     config["data"] |= {"num_workers": 2, "eval_batch_size": 5, "data_dir": "elsewhere"}
     config["model"]["init_args"]["optimizer"]["init_args"] |= {"fused": True, "foreach": False}
+    config["model"]["init_args"]["tables"] |= {"dense_max_bytes": 5, "sharding": {"a": "row_wise"}}
+    config["model"]["init_args"]["compile"] = True
     feature_set = load_feature_set(directory / "ranking.yaml")
     check_resumed(checkpoint_of(directory), config, feature_set)
 
@@ -136,6 +147,48 @@ def test_a_migrated_run_is_not_resumed(directory, tmp_path):
     said = rf"has not begun, .* got step 0; .* `run.continue_from: {checkpoint}`"
     with pytest.raises(CheckpointMismatchError, match=said):
         check_resumed(checkpoint, config, load_feature_set(directory / "ranking.yaml"))
+
+
+def test_of_several_lengths_the_last_may_not_change():
+    before = {"model": {"init_args": {"ks": [5, 10]}}}
+
+    def differences(ks):
+        return list(_differences({"model": {"init_args": {"ks": ks}}}, before, keys=["model"]))
+
+    assert differences([20, 10]) == []
+    assert differences([10, 5]) == [("model.init_args.ks", "[10, 5]", "[5, 10]")]
+
+
+def test_a_setting_that_a_class_has_got_since_may_be_anything():
+    before = {"model": {"init_args": {"ranker": {"class_path": "A", "init_args": {"width": 2}}}}}
+    now = deepcopy(before)
+    now["model"]["init_args"]["ranker"]["init_args"]["depth"] = 3
+    assert list(_differences(now, before, keys=["model"])) == []
+
+
+def test_other_data_is_refused(directory):
+    checkpoint = checkpoint_of(directory)
+    known = read_manifest(checkpoint).data_fingerprint
+    assert known
+    check_same_data(checkpoint, known)
+    with pytest.raises(CheckpointMismatchError, match=r"trained on other data, got .* 0123456789"):
+        check_same_data(checkpoint, "0123456789")
+
+
+def test_another_model_is_not_evaluated(directory, capfd):
+    config = deepcopy(read_manifest(checkpoint_of(directory)).config)
+    config["seed_everything"] = 5
+    config["model"]["init_args"]["optimizer"]["init_args"]["lr"] = 1
+    check_evaluated(checkpoint_of(directory), config)
+    file = experiment(directory, TASK, features="ranking.yaml", name="run")
+    more = ("--model.init_args.ranker", "DCNv2")
+    report = directory / "runs" / "run" / "metrics.json"
+    before = report.read_text()
+    for verb in ("test", "validate"):
+        assert train_command(verb, "-c", file, *more) == 2
+        said = capfd.readouterr()
+        assert "ranker.class_path: differs from the model of" in said.err + said.out
+    assert report.read_text() == before
 
 
 @pytest.mark.parametrize("resume", [("--ckpt_path", "last"), ("--run.resume", "auto")])
