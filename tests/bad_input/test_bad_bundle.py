@@ -1,6 +1,7 @@
 """Checkpoints, bundles and scores that are damaged, missing or of something else."""
 
 import json
+import re
 import shutil
 
 import polars as pl
@@ -39,11 +40,16 @@ def test_a_run_that_reads_its_own_folder(inputs, place, refused):
         refused(fit, place, f"--{option}", path, says=says)
 
 
-def test_a_checkpoint_of_another_model(inputs, place, refused):
+def test_a_checkpoint_of_another_model(inputs, place, refused, capfd):
     checkpoint = inputs / "runs" / "done" / "checkpoints" / "best.ckpt"
     edit(place, **{f"{RANKER}.init_args.mlp": [9]})
     test = ("test", "-c", place / "run.yaml", "--ckpt_path", checkpoint)
-    refused(train_command, *test, says=r"ranker.mlp.*another shape, got \[8, \d+\].*\[9, \d+\]")
+    says = r"ranker.init_args.mlp: differs from the model of .*, got \[9\]; allowed \[8\]"
+    refused(train_command, *test, says=says)
+    fit_on = ("fit", "-c", place / "run.yaml", "--run.continue_from", checkpoint)
+    assert train_command(*fit_on) == 2
+    says = r"ranker.mlp.*another shape, got \[8, \d+\].*\[9, \d+\]"
+    assert re.search(says, capfd.readouterr().err)
 
 
 def test_what_is_no_run(place, refused):
