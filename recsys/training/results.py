@@ -60,7 +60,7 @@ class Results(Callback):
         assert isinstance(pl_module, Task)
         values = _values(trainer, "val/")
         if trainer.state.fn != "fit":
-            self._keep_evaluation(trainer, pl_module, {"val": values}, of_best="val")
+            self._keep_evaluation(trainer, pl_module, {"val": values}, of="best.ckpt")
             return
         score = values.get(pl_module.monitor)
         # Every metric that picks a checkpoint is the better the higher.
@@ -84,9 +84,9 @@ class Results(Callback):
         self._write(trainer, pl_module, {"trained": True})
 
     def _keep_evaluation(
-        self, trainer: Trainer, task: Task, part: dict[str, Any], *, of_best: str = ""
+        self, trainer: Trainer, task: Task, part: dict[str, Any], *, of: str | None = None
     ) -> None:
-        """Write what was found of a checkpoint; `of_best` is kept of the run's best one alone."""
+        """Write what was found of a checkpoint; where `of` names one, only that is the run's."""
         checkpoint = Path(str(trainer.ckpt_path))
         manifest = read_manifest(checkpoint)
         seed = manifest.config.get("seed_everything", task.seed)
@@ -94,7 +94,7 @@ class Results(Callback):
         is_of_run = (
             checkpoint.parent.resolve() == (self._directory / "checkpoints").resolve()
             and manifest.data_fingerprint in ("", data.describe()["data_fingerprint"])
-            and (not of_best or checkpoint.name == "best.ckpt")
+            and of in (None, checkpoint.name)
         )
         if is_of_run:
             self._write(trainer, task, part, seed=seed)
