@@ -100,6 +100,11 @@ class RecsysCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Read nothing: checkpoints are directories, and hold no arguments of this command."""
 
+    def _set_seed(self) -> None:
+        """Complain of a seed that there is none of."""
+        with refused("seed_everything"):
+            super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Find the run's folder."""
         config = self._config()

@@ -90,6 +90,7 @@ EXPERIMENT_MISTAKES = {
         r"data.batch_size: must be a multiple of .* 8, got 30; .*set data.batch_size: 32",
     ),
     "no lane": ({"data.num_lanes": 0}, r"data.num_lanes: is too small, got 0; allowed 1 and more"),
+    "seed": ({"seed_everything": -1}, r"seed_everything: .*-1 is not in bounds, .*; correct"),
     "patience": ({"run.patience": -1}, r"run.patience: is too small, got -1"),
     "no epoch": ({"trainer.max_epochs": 0}, r"trainer.max_epochs: leaves nothing to train, got 0"),
     "trial": ({"trainer.fast_dev_run": True}, r"fast_dev_run: leaves no checkpoint.*max_steps 10"),
